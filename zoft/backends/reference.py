@@ -1,0 +1,117 @@
+"""The oracle: every op in plain torch, on any device. It defines the bits that faster backends must return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from zoft.backends.base import Backend, Move, Rounding, Target
+from zoft.directions import Window, draw, rounding_bits
+from zoft.errors import UsageError
+
+PANEL_ELEMENTS = 1 << 20  # z is drawn for about this many elements at a time
+
+
+class ReferenceBackend(Backend):
+    """Plain torch, panel by panel, so that no z as large as the weight ever exists."""
+
+    name = "reference"
+
+    def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
+        weight, window = target.weight, target.window
+        if weight.numel() != window.rows * window.columns:
+            raise UsageError(f"a weight of {weight.numel()} elements cannot fill a window of {window.shape}")
+        if weight.numel() == 0:
+            return
+        source = weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
+        sink = source if target.out is None else target.out.detach().view(window.shape)
+        residual = None if target.residual is None else target.residual.view(window.shape)
+        panel_rows = max(1, PANEL_ELEMENTS // window.columns)
+        for start in range(0, window.rows, panel_rows):
+            rows = slice(start, min(start + panel_rows, window.rows))
+            panel = window.panel(rows.start, rows.stop)
+            high, low = source[rows], None if residual is None else residual[rows]
+            for move in moves:
+                high, low = _apply(high, low, move, panel, target.decays, rounding)
+            sink[rows] = high
+            if residual is not None and target.out is None:
+                residual[rows] = low  # type: ignore[assignment]
+        if target.out is None and not weight.is_contiguous():
+            weight.detach().copy_(sink.view(weight.shape))
+
+
+def _apply(
+    high: torch.Tensor, low: torch.Tensor | None, move: Move, window: Window, decays: bool, rounding: Rounding
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """One move on one panel: stored parts in, stored parts out."""
+    accumulator = _load(high, low)
+    if decays and move.decay != 1.0:
+        accumulator = accumulator * _scalar(move.decay, accumulator)
+    for term in move.terms:
+        z = draw(term.direction, window, high.device).to(accumulator.dtype)
+        accumulator = accumulator + z * _scalar(term.scale, accumulator)
+    return _store(accumulator, high.dtype, low, move.rounding_key, window, rounding)
+
+
+def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
+    """A scalar rounded to the accumulator's type, so that the product is taken in that type."""
+    return torch.tensor(value, dtype=like.dtype, device=like.device)
+
+
+def _load(high: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:
+    """The stored weight in the accumulator's type."""
+    if low is None:
+        return high if high.dtype in (torch.float32, torch.float64) else high.to(torch.float32)
+    shift = 8 if low.dtype is torch.int8 else 0
+    bits = (high.view(torch.int16).to(torch.int32) << 16) + (low.to(torch.int32) << shift)
+    return bits.view(torch.float32)
+
+
+def _store(
+    value: torch.Tensor,
+    dtype: torch.dtype,
+    low: torch.Tensor | None,
+    rounding_key: tuple[int, int],
+    window: Window,
+    rounding: Rounding,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Round a float32 (or float64) value to storage: `Rounding` says how."""
+    if value.dtype is dtype:
+        return value, None
+    if rounding is Rounding.NEAREST:
+        return value.to(dtype), None
+    if rounding is Rounding.RESIDUAL16:
+        return _split(value.view(torch.int32), shift=0)
+    bits = rounding_bits(*rounding_key, window, value.device)
+    if rounding is Rounding.RESIDUAL8:
+        return _split((value.view(torch.int32) + (bits >> 8)) & ~0xFF, shift=8)
+    return stochastic(value, dtype, bits), None
+
+
+def _split(bits: torch.Tensor, shift: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """float32 bits into the nearest bfloat16 and the signed remainder (its lowest `shift` bits are zero and dropped)."""
+    high = (bits + 0x8000) >> 16
+    low = (bits - (high << 16)) >> shift
+    return high.to(torch.int16).view(torch.bfloat16), low.to(torch.int8 if shift else torch.int16)
+
+
+def stochastic(value: torch.Tensor, dtype: torch.dtype, bits: torch.Tensor) -> torch.Tensor:
+    """Round float32 `value` to one of its two neighbours in `dtype`, up in magnitude with probability = the fraction cut off.
+
+    bfloat16: add the 16 random bits to the 16 that will be cut, then cut. float16: the same on the 13 bits that a normal
+    number loses (with the upper 13 random bits); below the smallest normal number, 2^-14, the grid is 2^-24 and the
+    fraction is compared with all 16. Exact: P(up) is the fraction, to the resolution of the bits.
+    """
+    if dtype is torch.bfloat16:
+        raised = ((value.view(torch.int32) + bits) >> 16).to(torch.int16).view(torch.bfloat16)
+        return torch.where(torch.isfinite(value), raised, value.to(torch.bfloat16))
+    if dtype is not torch.float16:
+        raise UsageError(f"stochastic rounding is defined for bfloat16 and float16, not for {dtype}")
+    normal = ((value.view(torch.int32) + (bits >> 3)) & ~0x1FFF).view(torch.float32)
+    grid = value.abs() * 2.0**24  # exact: in units of the smallest subnormal
+    floor = grid.floor()
+    up = (bits.to(torch.float32) * 2.0**-16) < (grid - floor)
+    subnormal = torch.copysign((floor + up.to(torch.float32)) * 2.0**-24, value)
+    rounded = torch.where(value.abs() < 2.0**-14, subnormal, normal)
+    return torch.where(torch.isfinite(value), rounded, value).to(torch.float16)

@@ -1,0 +1,36 @@
+"""Draw z, or rounding bits, over a window of a parameter."""
+
+from __future__ import annotations
+
+import torch
+
+from zoft.directions.address import Window, counters
+from zoft.directions.direction import Direction, Distribution, Domain
+from zoft.directions.gaussian import normals
+from zoft.directions.philox import philox4x32
+from zoft.directions.rademacher import signs
+
+ROUNDING_LANES = 8
+
+
+def draw(direction: Direction, window: Window, device: torch.device | str = "cpu") -> torch.Tensor:
+    """z over `window`, float32 [rows, columns]. A window inside another gets the same numbers, bit for bit.
+
+    >>> w = Window.whole(stream=5, shape=(300, 4))
+    >>> bool((draw(Direction(0, 0), w)[130:140] == draw(Direction(0, 0), w.panel(130, 140))).all())
+    True
+    """
+    sampler = signs if direction.distribution is Distribution.RADEMACHER else normals
+    return sampler(window, direction.key, direction.counter_tag, torch.device(device))
+
+
+def rounding_bits(seed: int, step: int, window: Window, device: torch.device | str = "cpu") -> torch.Tensor:
+    """16 uniform bits for every element of `window`, int32 [rows, columns] in [0, 65536).
+
+    Lane l of a block (row % 8) is half-word l % 2 (low first) of word l // 2; domain ROUNDING, index 0.
+    """
+    address = Direction(seed, step, 0, domain=Domain.ROUNDING)
+    words, offset = counters(window, address.counter_tag, ROUNDING_LANES, torch.device(device))
+    halves = [half for word in philox4x32(words, address.key) for half in (word & 0xFFFF, word >> 16)]
+    flat = torch.stack(halves, dim=1).reshape(-1, window.columns)[offset : offset + window.rows]
+    return flat.to(torch.int32)

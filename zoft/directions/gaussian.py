@@ -1,0 +1,94 @@
+"""Normals by Box-Muller in float32, defined down to the last bit.
+
+The library functions log, sin and cos differ between devices. Here they are short polynomials evaluated with separately rounded
+multiplications and additions and one IEEE square root, so every backend that does the same operations in the same order returns
+the same bits. One Philox call gives four normals:
+
+    u  = ((word0 >> 8) + 1) / 2^24                      in (0, 1]
+    r  = sqrt(-2 ln u)                                  at most 5.77
+    t  = (2 ((word1 >> 6) mod 2^24 - 2^23) + 1) / 2^25  in (-1/2, 1/2)
+    angle = (pi / 2) (quadrant + t), quadrant = word1 >> 30
+    lane 0 = r cos(angle), lane 1 = r sin(angle);       lanes 2 and 3 likewise from words 2 and 3
+
+The coefficients are minimax fits made for this file: relative error 3.0e-8 for ln, 2.8e-8 absolute for cosine and 4.8e-9 for
+sine on a quarter turn, all below half a unit in the last place of float32.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from zoft.directions.address import Window, counters
+from zoft.directions.philox import Words, philox4x32
+
+LANES = 4
+
+# ln(1 + f) = f + f^2 * (LOG[0] + LOG[1] f + ...), f in [sqrt(1/2) - 1, sqrt(2) - 1]
+LOG = (
+    -0.49999991059303284,
+    0.33333951234817505,
+    -0.25001755356788635,
+    0.19962072372436523,
+    -0.16570508480072021,
+    0.14917974174022675,
+    -0.14307521283626556,
+    0.08734840899705887,
+)
+# sin(pi/2 t) = t * (SINE[0] + SINE[1] t^2 + ...),  cos(pi/2 t) = COSINE[0] + COSINE[1] t^2 + ...,  |t| <= 1/2
+SINE = (1.5707963705062866, -0.6459634900093079, 0.07968022674322128, -0.004602177068591118)
+COSINE = (1.0, -1.2336970567703247, 0.2535986304283142, -0.020408352836966515)
+LN2 = 0.6931471824645996  # float32(ln 2)
+SQRT_HALF_BITS = 0x3F3504F3  # float32(sqrt(1/2)): where the mantissa range is cut
+
+
+def _horner(coefficients: tuple[float, ...], x: torch.Tensor) -> torch.Tensor:
+    """coefficients[0] + x (coefficients[1] + x (...)), each product and sum rounded to float32."""
+    result = torch.full_like(x, coefficients[-1])
+    for coefficient in reversed(coefficients[:-1]):
+        result = result * x + coefficient
+    return result
+
+
+def _radius(word: torch.Tensor) -> torch.Tensor:
+    """sqrt(-2 ln u) for int64 words, float32."""
+    u = ((word >> 8) + 1).to(torch.float32) * 2.0**-24
+    bits = u.view(torch.int32)
+    exponent = (bits - SQRT_HALF_BITS) >> 23  # u = m 2^exponent with m in [sqrt(1/2), sqrt(2))
+    mantissa = (bits - (exponent << 23)).view(torch.float32)
+    f = mantissa - 1.0
+    log = exponent.to(torch.float32) * LN2 + (f + (f * f) * _horner(LOG, f))
+    return torch.sqrt(-2.0 * log)
+
+
+def _cosine_sine(word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin of a uniform angle for int64 words, float32."""
+    quadrant = word >> 30
+    t = (2 * (((word >> 6) & 0xFFFFFF) - (1 << 23)) + 1).to(torch.float32) * 2.0**-25
+    square = t * t
+    sine, cosine = t * _horner(SINE, square), _horner(COSINE, square)
+    swap = (quadrant & 1) == 1
+    c, s = torch.where(swap, sine, cosine), torch.where(swap, cosine, sine)
+    c = torch.where((quadrant == 1) | (quadrant == 2), -c, c)
+    s = torch.where(quadrant >= 2, -s, s)
+    return c, s
+
+
+def box_muller(words: Words) -> torch.Tensor:
+    """Four normals from 128 bits: words of shape [...], result float32 [4, ...]."""
+    lanes = []
+    for first, second in ((words[0], words[1]), (words[2], words[3])):
+        radius = _radius(first)
+        cosine, sine = _cosine_sine(second)
+        lanes += [radius * cosine, radius * sine]
+    return torch.stack(lanes)
+
+
+def normals(window: Window, key: tuple[int, int], counter_tag: int, device: torch.device) -> torch.Tensor:
+    """z[row, column] = lane (row % 4) of the block ((row // 4) * K + column).
+
+    Returns:
+        float32 [rows, columns].
+    """
+    words, offset = counters(window, counter_tag, LANES, device)
+    flat = box_muller(philox4x32(words, key)).transpose(0, 1).reshape(-1, window.columns)
+    return flat[offset : offset + window.rows]
