@@ -48,3 +48,4 @@ class Step:
     lr: float  # spent, after every cap
     weight_decay: float = 0.0  # decoupled: a = 1 - lr * weight_decay
     flags: Flag = Flag.NONE
+    evaluations: int = 1  # micro-batches on this rank's weights: in-place perturbation repeats its sweeps for each

@@ -40,6 +40,9 @@ class Term:
     scale: float
 
 
+Point = tuple[Term, ...]  # a displacement from w; () is w itself
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """x <- round(a x + scale_1 z_1 + scale_2 z_2 + ...), the one kind of write there is.

@@ -1,0 +1,203 @@
+"""The zeroth-order optimizer: `torch.optim.Optimizer` for any nn.Module, with losses instead of gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoft.backends import Rounding
+from zoft.directions import DirectionSource, Distribution
+from zoft.distributed import gather, world_size
+from zoft.errors import UsageError
+from zoft.estimate import Estimate, Flag, Step
+from zoft.estimators import estimator as make_estimator
+from zoft.perturb import evaluation_mode
+from zoft.perturb import perturbation as make_perturbation
+from zoft.rules import rule as make_rule
+from zoft.rules import spend
+from zoft.space import ParameterSpace
+
+Loss = Callable[[], "torch.Tensor | float"]
+
+
+class ZOOptimizer(torch.optim.Optimizer):
+    """Trains whatever parameters of `model` require gradients, with forward passes only.
+
+    >>> model = nn.Linear(4, 1)
+    >>> x = torch.ones(8, 4)
+    >>> optimizer = ZOOptimizer(model, lr=0.01)
+    >>> losses = [optimizer.step(lambda: (model(x) - 3.0).square().mean()) for _ in range(300)]
+    >>> losses[-1] < 0.01 * losses[0]
+    True
+
+    `step(closure)` evaluates the closure at w + eps z and w - eps z (for each of `directions` seeded z), forms the two-point
+    estimate and moves the weights once. For gradient accumulation call `accumulate(closure)` per micro-batch, then `step()`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: float,
+        *,
+        eps: float = 2.0**-10,
+        directions: int = 1,
+        distribution: Distribution | str = Distribution.RADEMACHER,
+        seed: int = 0,
+        weight_decay: float = 0.0,
+        perturbation: str = "read_only",
+        weight_rounding: Rounding | str = Rounding.NEAREST,
+        estimator: str = "two_point",
+        rule: str = "sgd",
+        rule_settings: dict[str, Any] | None = None,
+        backend: str = "auto",
+    ) -> None:
+        """
+        Args:
+            model: any module; its parameters with requires_grad are trained.
+            lr: learning rate, in squared weight units per unit of loss.
+            eps: smoothing radius, in units of the weights.
+            directions: q, the number of directions averaged in one step (two forwards each).
+            distribution: law of z, `rademacher` or `gaussian`.
+            seed: of the run, in [0, 2^32).
+            weight_decay: decoupled, per unit of lr; matrices only, not norms and biases.
+            perturbation: `read_only` (weights are never written with noise) or `in_place`.
+            weight_rounding: how 16-bit weights store an update.
+            estimator, rule, rule_settings, backend: by name; see their tables.
+
+        Raises:
+            UsageError: a setting cannot work with this model; the message says which and why.
+        """
+        if lr < 0 or not math.isfinite(lr):
+            raise UsageError(f"learning_rate must be a number >= 0, not {lr!r}")
+        self.model = model
+        self.space = ParameterSpace(model, rounding=weight_rounding, backend_name=backend)
+        self.source = DirectionSource(seed, Distribution(distribution))
+        self.directions = directions
+        self.estimator = make_estimator(estimator, eps=eps)
+        self.rule = make_rule(rule, **(rule_settings or {}))
+        self.rule_state = self.rule.init()
+        self.perturbation = make_perturbation(
+            perturbation, self.space, eps=eps, distribution=self.source.distribution
+        )
+        self.steps = 0  # optimizer steps so far: the next step's index
+        self.skipped = 0  # of them, how many moved nothing
+        self.last: Step | None = None
+        self.observers: list[Callable[[Step], None]] = []  # told of every step after it was applied
+        self._parts: list[tuple[list[float], int]] = []  # one micro-batch: its losses and their divisor
+        super().__init__([slot.weight for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
+
+    def accumulate(self, closure: Loss, divisor: int = 1) -> float:
+        """Take the losses of one micro-batch at all points of this step's population.
+
+        Args:
+            closure: returns the loss of the micro-batch; called once per point with dropout off and no graph.
+            divisor: the micro-batch's loss counts 1/divisor in the sum over micro-batches.
+
+        Returns:
+            The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
+        """
+        population = self.estimator.population(self.source.at(self.steps, self.directions))
+        with evaluation_mode(self.model):
+            losses = self.perturbation.losses(population, lambda: float(closure()))
+        self._parts.append((losses, divisor))
+        return math.fsum(losses) / len(losses)
+
+    @torch.no_grad()
+    def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
+        """Move the weights once along this step's estimate.
+
+        Returns:
+            The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last step.
+        """
+        if closure is not None:
+            self.accumulate(closure)
+        if not self._parts:
+            return None
+        directions = self.source.at(self.steps, self.directions)
+        parts, self._parts = self._parts, []
+        estimate = self.estimator.estimate(directions, _total(parts, self.space.device))
+        group = self.param_groups[0]
+        step = Step(
+            index=self.steps,
+            estimate=estimate,
+            lr=float(group["lr"]),
+            weight_decay=float(group["weight_decay"]),
+            flags=Flag.NONE if estimate.finite else Flag.NONFINITE,
+            evaluations=len(parts),
+        )
+        self.apply(step)
+        return step.estimate.loss
+
+    def apply(self, step: Step) -> None:
+        """Spend one step: the only path from a Step to the weights, in training and in replay."""
+        move, self.rule_state = spend(self.rule, self.rule_state, step)
+        if move is not None:
+            self.space.move_([move])
+        self.steps = step.index + 1
+        self.skipped += step.flags.skipped
+        self.last = step
+        for observer in self.observers:
+            observer(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's state plus the step counter, the rule's scalars and residual bits; plain values and tensors only."""
+        state = super().state_dict()
+        state["zoft"] = {
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "seed": self.source.seed,
+            "distribution": str(self.source.distribution),
+            "rule": self.rule.settings(),
+            "rule_state": self.rule_state,
+            "residuals": dict(self.space.residuals()),
+        }
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            UsageError: it belongs to another optimizer, seed, distribution or rule, so continuing would not be exact.
+        """
+        state_dict = dict(state_dict)
+        mine = state_dict.pop("zoft", None)
+        if mine is None:
+            raise UsageError("the checkpoint's optimizer state was not written by zoft; start a new run from its weights")
+        here = {"seed": self.source.seed, "distribution": str(self.source.distribution), "rule": self.rule.settings()}
+        for key, value in here.items():
+            if mine[key] != value:
+                raise UsageError(f"the checkpoint was trained with {key} {mine[key]!r}, this run has {value!r}")
+        super().load_state_dict(state_dict)
+        self.steps, self.skipped = mine["steps"], mine["skipped"]
+        self.rule_state = mine["rule_state"]
+        self.space.load_residuals(mine["residuals"])
+
+
+def _total(parts: Sequence[tuple[list[float], int]], device: torch.device) -> list[float]:
+    """Per point: the sum over micro-batches of loss / divisor, averaged over ranks.
+
+    Losses are summed exactly (math.fsum) before one division, so W ranks with one micro-batch each and one rank with W
+    micro-batches get the same bits.
+    """
+    ranks = gather([loss for losses, _ in parts for loss in losses], device)
+    points = len(parts[0][0])
+    divisors = {divisor for _, divisor in parts}
+    totals = []
+    for point in range(points):
+        columns = [rank[point::points] for rank in ranks]  # [world size][micro-batches]
+        if len(divisors) == 1:
+            totals.append(_fsum(value for column in columns for value in column) / (divisors.copy().pop() * world_size()))
+        else:
+            scaled = (v / d for column in columns for v, (_, d) in zip(column, parts, strict=True))
+            totals.append(_fsum(scaled) / world_size())
+    return totals
+
+
+def _fsum(values: Any) -> float:
+    """math.fsum, with the IEEE result where infinities of both signs meet."""
+    values = list(values)
+    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)

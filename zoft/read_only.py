@@ -1,0 +1,174 @@
+"""A view of a model at w + s z that never writes w.
+
+Around the forward pass of each module that holds a trainable parameter, the attribute is swapped for a scratch tensor that was
+just filled with w + s z; afterwards the parameter is put back. One scratch buffer serves all modules: it is a stack, as deep as
+modules with weights of their own nest, in most models the size of the largest one.
+
+A weight that is read in another way (by a parent, from a cached list, in a fused kernel) would silently be seen unperturbed. So
+the first pass is audited: an operation that reads the memory of a trainable parameter is an error that names it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoft.backends import Move, Point, Target
+from zoft.errors import UnsupportedModuleError
+from zoft.space import ParameterSpace, Slot
+
+_ALIGNMENT = 64  # bytes
+logger = logging.getLogger(__name__)
+
+
+class ReadOnlyView:
+    """Enter `at(point)` and run the model: it computes with w + sum_j s_j z_j."""
+
+    def __init__(self, space: ParameterSpace) -> None:
+        self._space = space
+        held: dict[nn.Module, list[tuple[str, Slot]]] = defaultdict(list)
+        for slot in space.slots:
+            for module, attribute in slot.owners:
+                held[module].append((attribute, slot))
+        self._held = dict(held)
+        self._scratch = _Stack()
+        self._swapped: list[tuple[nn.Module, str, torch.Tensor | None]] = []
+        self._audited = False
+        self._filling = False
+        self._ran: set[nn.Module] = set()
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The largest amount of memory that perturbed copies took at once."""
+        return self._scratch.peak
+
+    @contextmanager
+    def at(self, point: Point) -> Iterator[None]:
+        """Inside, every module that holds trainable parameters sees them displaced by `point`.
+
+        Raises:
+            UnsupportedModuleError: (first pass) a trainable parameter is read other than through its module's attribute.
+        """
+        moves = (Move(point),)
+        handles = []
+        audit = nullcontext() if self._audited else _Audit(self)
+        try:
+            for module in self._held:
+                handles.append(module.register_forward_pre_hook(lambda m, _: self._swap(m, moves)))
+                handles.append(module.register_forward_hook(lambda m, *_: self._restore(m), always_call=True))
+            with audit:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+            while self._swapped:
+                self._pop()
+        if not self._audited:
+            self._audited = True
+            self._report_unused()
+
+    def _swap(self, module: nn.Module, moves: tuple[Move, ...]) -> None:
+        self._ran.add(module)
+        self._filling = True
+        try:
+            for attribute, slot in self._held[module]:
+                scratch = self._scratch.push(slot.weight)
+                self._swapped.append((module, attribute, module._parameters[attribute]))
+                target = Target(slot.weight, slot.window, out=scratch)
+                self._space.backend.axpby_(target, moves)
+                module._parameters[attribute] = scratch  # type: ignore[assignment]
+        finally:
+            self._filling = False
+
+    def _restore(self, module: nn.Module) -> None:
+        for _ in self._held[module]:
+            if self._swapped and self._swapped[-1][0] is module:
+                self._pop()
+
+    def _pop(self) -> None:
+        module, attribute, weight = self._swapped.pop()
+        module._parameters[attribute] = weight  # type: ignore[assignment]
+        self._scratch.pop()
+
+    def _report_unused(self) -> None:
+        unused = [s.name for s in self._space.slots if not any(module in self._ran for module, _ in s.owners)]
+        if unused:
+            logger.warning(
+                "%d trainable parameters took no part in the first loss and would only gather noise; freeze them: %s%s",
+                len(unused), ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
+            )  # fmt: skip
+
+
+class _Stack:
+    """Scratch memory handed out and taken back in stack order; it grows on demand and is kept."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[torch.device, torch.Tensor] = {}
+        self._tops: list[tuple[torch.device, int]] = []
+        self.peak = 0
+
+    def push(self, like: torch.Tensor) -> torch.Tensor:
+        """An uninitialised contiguous tensor of `like`'s shape and dtype."""
+        base = sum(size for device, size in self._tops if device == like.device)
+        size = -(-like.numel() * like.element_size() // _ALIGNMENT) * _ALIGNMENT
+        buffer = self._buffers.get(like.device)
+        if buffer is None or base + size > buffer.numel():
+            # Tensors handed out before keep their old buffer alive until they are popped.
+            buffer = torch.empty(base + size, dtype=torch.uint8, device=like.device)
+            self._buffers[like.device] = buffer
+        self._tops.append((like.device, size))
+        self.peak = max(self.peak, base + size)
+        return buffer[base : base + like.numel() * like.element_size()].view(like.dtype).view(like.shape)
+
+    def pop(self) -> None:
+        self._tops.pop()
+
+
+class _Audit(TorchDispatchMode):
+    """Refuses any operation that reads the memory of a trainable parameter while its perturbed copy should be read."""
+
+    def __init__(self, view: ReadOnlyView) -> None:
+        super().__init__()
+        self._view = view
+        spans = [(s.weight.data_ptr(), s.weight.nbytes, s.name) for s in view._space.slots if s.weight.numel()]
+        self._spans = sorted(spans)
+        self._starts = [start for start, _, _ in self._spans]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._view._filling:
+            for tensor in _tensors((args, kwargs or {})):
+                name = self._owner(tensor)
+                if name is not None:
+                    raise UnsupportedModuleError(
+                        f"{name!r} is read by {func} behind its module's back (by a parent module, a cached list or a fused "
+                        "kernel), so a read-only perturbation cannot reach it; freeze it or use perturbation=in_place"
+                    )
+        return func(*args, **(kwargs or {}))
+
+    def _owner(self, tensor: torch.Tensor) -> str | None:
+        """The trainable parameter in whose memory `tensor` begins."""
+        if tensor.device.type == "meta" or not tensor.numel():
+            return None
+        index = bisect.bisect_right(self._starts, tensor.data_ptr()) - 1
+        if index < 0:
+            return None
+        start, size, name = self._spans[index]
+        return name if tensor.data_ptr() < start + size else None
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))

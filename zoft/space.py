@@ -1,0 +1,186 @@
+"""What moves, under which address: the only writer of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from zoft.backends import Backend, Move, Rounding, Target, backend
+from zoft.directions import Window
+from zoft.errors import UnsupportedModuleError, UsageError
+from zoft.naming import canonical_name, stream_ids
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One trainable parameter: its tensor, its address, and every module attribute through which it is read."""
+
+    name: str  # canonical
+    weight: nn.Parameter
+    window: Window
+    decays: bool  # weight decay applies: matrices that are not a norm's
+    owners: tuple[tuple[nn.Module, str], ...]  # tied weights have several
+    residual: torch.Tensor | None  # low-order bits beside a bfloat16 weight
+
+
+class ParameterSpace:
+    """The trainable parameters of a model and the only way to change them.
+
+    Tied weights (one tensor under several names) are one parameter, under the first of its names. Which parameters are
+    trainable is read once, from `requires_grad`; a Trainer may then freeze them all.
+
+    Raises:
+        UsageError: nothing is trainable, a trainable parameter is not floating point (an int8 base, say), two parameters
+            overlap in memory without being tied, or the rounding does not suit their dtype.
+        UnsupportedModuleError: a module writes to its own weight while it runs (`Embedding(max_norm=...)`).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        rounding: Rounding | str = Rounding.NEAREST,
+        backend_name: str = "auto",
+    ) -> None:
+        self.rounding = Rounding(rounding)
+        trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        if not trainable:
+            raise UsageError("there is nothing to train: every parameter of the model has requires_grad=False")
+        _check_dtypes(trainable, self.rounding)
+        first_names = _merge_aliases(trainable)
+        owners = _owners(model)
+        streams = stream_ids(canonical_name(name) for name in first_names)
+        self.slots = tuple(
+            _slot(canonical_name(name), trainable[name], streams[canonical_name(name)], owners, aliases, self.rounding)
+            for name, aliases in first_names.items()
+        )
+        self.device = self.slots[0].weight.device
+        self.backend: Backend = backend(backend_name, self.device)
+        self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self.slots)
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def elements(self) -> int:
+        """d: the number of trainable elements."""
+        return sum(slot.weight.numel() for slot in self.slots)
+
+    def move_(self, moves: Sequence[Move]) -> None:
+        """Apply `moves` in order to every weight, rounding to storage after each."""
+        self.backend.sweep_(self._targets, moves, self.rounding)
+
+    def shift_(self, moves: Sequence[Move]) -> None:
+        """Moves of the in-place perturbation: like `move_`, but without weight decay and always to nearest."""
+        self.backend.sweep_(self._targets, moves, Rounding.NEAREST)
+
+    def norm(self) -> float:
+        """The Euclidean norm of all trainable weights, accumulated in float64."""
+        squares = [slot.weight.detach().to(torch.float64).square().sum() for slot in self.slots]
+        return float(torch.stack([s.to("cpu") for s in squares]).sum().sqrt())
+
+    def residuals(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The low-order bits by parameter name: a checkpoint must carry them for an exact resume."""
+        for slot in self.slots:
+            if slot.residual is not None:
+                yield slot.name, slot.residual
+
+    def load_residuals(self, residuals: dict[str, torch.Tensor]) -> None:
+        """Put back the low-order bits of a checkpoint.
+
+        Raises:
+            UsageError: they belong to other parameters.
+        """
+        mine = dict(self.residuals())
+        if mine.keys() != residuals.keys():
+            odd = sorted(mine.keys() ^ residuals.keys())
+            raise UsageError(f"the checkpoint's residual bits do not match this model's weights: {', '.join(odd[:3])} …")
+        for name, bits in residuals.items():
+            mine[name].copy_(bits)
+
+    def fingerprint(self) -> str:
+        """16 hex digits of blake2b over names, shapes, dtypes and all stored bytes: equal if and only if the weights are."""
+        digest = hashlib.blake2b(digest_size=8)
+        for slot in self.slots:
+            digest.update(f"{slot.name} {tuple(slot.weight.shape)} {slot.weight.dtype};".encode())
+            for stored in (slot.weight.detach(), slot.residual):
+                if stored is not None and stored.numel():
+                    digest.update(stored.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def _check_dtypes(trainable: dict[str, nn.Parameter], rounding: Rounding) -> None:
+    for name, weight in trainable.items():
+        if weight.dtype not in FLOATS:
+            raise UsageError(
+                f"parameter {name!r} is {weight.dtype} and cannot be trained itself; "
+                "put an adapter on a quantised base (tuning=lora) or load the model in float32, bfloat16 or float16"
+            )
+        if rounding.residual_dtype is not None and weight.dtype is torch.float16:
+            raise UsageError(
+                f"weight_rounding={rounding.value} keeps the low bits of bfloat16 weights, but {name!r} is float16; "
+                "use dtype=bfloat16, or weight_rounding=stochastic"
+            )
+
+
+def _merge_aliases(trainable: dict[str, nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+    """First name -> all parameter objects that are views of the same memory."""
+    by_storage: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
+    merged: dict[str, list[nn.Parameter]] = {}
+    for name, weight in trainable.items():
+        if weight.numel() == 0 or weight.device.type == "meta":
+            merged[name] = [weight]
+            continue
+        start = weight.data_ptr()
+        stop = start + weight.element_size() * (1 + sum((n - 1) * s for n, s in zip(weight.shape, weight.stride(), strict=True)))
+        ranges = by_storage[weight.untyped_storage().data_ptr()]
+        for other_start, other_stop, other in ranges:
+            if start < other_stop and other_start < stop:
+                twin = merged[other][0]
+                if (start, weight.shape, weight.stride()) != (other_start, twin.shape, twin.stride()):
+                    raise UsageError(f"parameters {other!r} and {name!r} overlap in memory without being the same tensor")
+                merged[other].append(weight)
+                break
+        else:
+            ranges.append((start, stop, name))
+            merged[name] = [weight]
+    return merged
+
+
+def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
+    """id of a parameter -> the (module, attribute) pairs that hold it."""
+    owners: dict[int, list[tuple[nn.Module, str]]] = defaultdict(list)
+    for module in model.modules():
+        for attribute, weight in module._parameters.items():
+            if weight is not None:
+                owners[id(weight)].append((module, attribute))
+    return owners
+
+
+def _slot(
+    name: str,
+    weight: nn.Parameter,
+    stream: int,
+    owners: dict[int, list[tuple[nn.Module, str]]],
+    aliases: Iterable[nn.Parameter],
+    rounding: Rounding,
+) -> Slot:
+    holders = tuple(holder for alias in aliases for holder in owners[id(alias)])
+    for module, _ in holders:
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            raise UnsupportedModuleError(
+                f"{name!r} belongs to an embedding with max_norm={module.max_norm}, which rewrites its weight in every "
+                "forward pass; set max_norm=None or freeze it"
+            )
+    is_norm = any("norm" in type(module).__name__.lower() for module, _ in holders)
+    residual = None
+    if rounding.residual_dtype is not None and weight.dtype is torch.bfloat16:
+        residual = torch.zeros(weight.shape, dtype=rounding.residual_dtype, device=weight.device)
+    return Slot(name, weight, Window.whole(stream, weight.shape), weight.ndim >= 2 and not is_norm, holders, residual)
