@@ -1,0 +1,62 @@
+"""The `zoft` command. Each sub-command is one line of `COMMANDS` and imports what it needs when it is called."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from zoft import __version__
+from zoft.config.console import guarded
+from zoft.config.suggest import did_you_mean
+from zoft.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: `module:function` taking the remaining arguments and returning an exit code or None."""
+
+    target: str
+    summary: str
+
+    def load(self) -> Callable[[Sequence[str]], int | None]:
+        module, _, function = self.target.partition(":")
+        return getattr(import_module(module), function)
+
+
+COMMANDS = {
+    "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …"),
+    "recipes": Command("zoft.config.listing:recipes", "list the recipes: what each needs and should reach"),
+    "configs": Command("zoft.config.listing:configs", "print the path of a launch file for accelerate: zoft configs NAME"),
+}
+
+
+def usage() -> str:
+    """What `zoft --help` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  zoft {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["zoft: fine-tuning language models with forward passes only", "", *lines, f"  zoft {'--version':<{width}}"]
+    )
+
+
+def dispatch(argv: Sequence[str]) -> int | None:
+    """Runs the sub-command named by the first argument. Raises UsageError for an unknown one."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if argv[0] in ("--version", "-V"):
+        print(f"zoft {__version__}")
+        return 0
+    if argv[0] not in COMMANDS:
+        hint = did_you_mean(argv[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {argv[0]!r}{hint}")
+    return COMMANDS[argv[0]].load()(list(argv[1:]))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the console script: returns the exit code, 2 for wrong input."""
+    return guarded(dispatch, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""How a command ends: with its own exit code, or with one message and code 2 when the user's input was wrong."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+from zoft.errors import UsageError
+
+USAGE_EXIT_CODE = 2
+
+
+def is_first_process(environ: Mapping[str, str] = os.environ) -> bool:
+    """True on the one process that speaks: rank 0, as torchrun and accelerate number them, or the only one."""
+    return environ.get("RANK", "0") in ("", "0")
+
+
+def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+    """Runs `main(argv)` and returns its exit code; a UsageError becomes one message on rank 0 and exit code 2.
+
+    Every process of a launch makes the same check, so all of them leave with code 2 and only the first one says why.
+    """
+    try:
+        return main(argv) or 0
+    except UsageError as error:
+        if is_first_process():
+            print(f"zoft: {error}", file=sys.stderr)
+        return USAGE_EXIT_CODE
+    except BrokenPipeError:  # `zoft recipes | head` closes the pipe early, which is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

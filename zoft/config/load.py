@@ -1,0 +1,150 @@
+"""`recipe=NAME|PATH key=value …` to one checked configuration, before torch or Transformers is imported."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoft.config.fields import Field, fields_of, merged
+from zoft.config.recipes import find_recipe, read_recipe
+from zoft.config.run import RecipeNotes, RunSettings
+from zoft.config.suggest import did_you_mean
+from zoft.config.training import training_fields
+from zoft.config.values import checked, from_text
+from zoft.errors import UsageError
+from zoft.trainer.refused import check_launch, check_training_settings
+from zoft.trainer.settings import ZOSettings
+
+COMMAND_LINE = "command line"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run, checked. Each of the three parts belongs to its owner."""
+
+    run: RunSettings
+    training: dict[str, Any]  # for TrainingArguments: only what a recipe or the command line says
+    zo: ZOSettings
+    recipe: str | None = None  # name; None: everything came from the command line
+    notes: RecipeNotes = field(default_factory=RecipeNotes)
+    sources: dict[str, str] = field(default_factory=dict)  # setting -> the file, or "command line", it came from
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting that was given, by its flat name: what to write down to repeat the run."""
+        owners = (vars(self.run), vars(self.zo), self.training)
+        return {name: value for owner in owners for name, value in owner.items() if name in self.sources}
+
+    def explain(self) -> str:
+        """The settings given, one a line, each with the place it came from."""
+        given = self.settings()
+        width = max((len(f"{name}={value}") for name, value in given.items()), default=0)
+        return "\n".join(
+            f"{f'{name}={value}':<{min(width, 60)}}  # {self.sources[name]}" for name, value in sorted(given.items())
+        )
+
+
+def known_settings() -> dict[str, Field]:
+    """Every setting there is, by name."""
+    return merged([fields_of(RunSettings), fields_of(ZOSettings), training_fields()])
+
+
+def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> RunConfig:
+    """Reads `recipe=NAME|PATH key=value …` and everything the recipe inherits; later values win.
+
+    Raises UsageError for an unknown recipe, setting or choice, a value of the wrong type, a file that is not there, a
+    setting or launcher that zeroth-order training cannot honour.
+    """
+    known = known_settings()
+    name, command_line = _parse(argv)
+    recipe = read_recipe(name) if name is not None else None
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for layer in recipe.layers if recipe else ():
+        for key, value in layer.settings.items():
+            values[key] = _checked(known, key, value, layer.source)
+            sources[key] = layer.source
+    for key, text in command_line:
+        owner = key.partition(".")[0]
+        values[owner] = _from_command_line(known, key, text, values.get(owner))
+        sources[owner] = COMMAND_LINE
+    try:
+        check_launch(environ)
+        run = RunSettings(**{key: values[key] for key in fields_of(RunSettings) if key in values})
+        zo = ZOSettings(**{key: values[key] for key in fields_of(ZOSettings) if key in values})
+        training = {key: values[key] for key in values if key in training_fields()}
+        check_training_settings(training)
+    except UsageError as error:
+        raise _with_source(error, sources) from error
+    if run.model is None:
+        raise UsageError(f"no model: {_how_to_start(recipe is not None)}")
+    return RunConfig(run, training, zo, recipe.name if recipe else None, recipe.notes if recipe else RecipeNotes(), sources)
+
+
+def _parse(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
+    """The recipe's name and the (key, text) pairs of a command line, in order."""
+    name: str | None = None
+    pairs: list[tuple[str, str]] = []
+    for argument in argv:
+        key, equals, text = argument.partition("=")
+        if not equals or not key or key.startswith("-"):
+            raise UsageError(f"{COMMAND_LINE}: cannot read {argument!r}: {_how_to_write(argument)}")
+        if key == "recipe":
+            name = text
+        elif key == "base":
+            raise UsageError(f"{COMMAND_LINE}: base= belongs in a recipe's file; here, write recipe={text}")
+        else:
+            pairs.append((key, text))
+    return name, pairs
+
+
+def _how_to_write(argument: str) -> str:
+    bare = argument.lstrip("-").replace("-", "_")
+    if argument.startswith("-"):
+        return f"settings are written key=value, as {bare if '=' in bare else bare + '=VALUE'}"
+    try:
+        find_recipe(argument)
+    except UsageError:
+        return "settings are written key=value, as learning_rate=1e-6; quote a value that holds spaces"
+    return f"did you mean recipe={argument}?"
+
+
+def _field(known: Mapping[str, Field], key: str, source: str) -> Field:
+    if key not in known:
+        raise UsageError(f"{source}: unknown setting {key!r}{did_you_mean(key, known)}")
+    return known[key]
+
+
+def _checked(known: Mapping[str, Field], key: str, value: Any, source: str) -> Any:
+    field = _field(known, key, source)
+    try:
+        return checked(field, value)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+
+
+def _from_command_line(known: Mapping[str, Field], key: str, text: str, before: Any) -> Any:
+    """The value of `key=text`; with `key.entry=text`, the mapping `before` with that one entry replaced."""
+    name, dot, entry = key.partition(".")
+    field = _field(known, name, COMMAND_LINE)
+    try:
+        if not dot:
+            return checked(field, from_text(field, text))
+        if dict not in field.kinds:
+            raise UsageError(f"{name} is {field.describe()}, not a mapping; write {name}=VALUE")
+        inside = Field(key, field.items)
+        return {**(before if isinstance(before, dict) else {}), entry: checked(inside, from_text(inside, text))}
+    except UsageError as error:
+        raise UsageError(f"{COMMAND_LINE}: {error}") from error
+
+
+def _with_source(error: UsageError, sources: Mapping[str, str]) -> UsageError:
+    """The error with the file (or "command line") in front that set what it complains of, where it names a setting."""
+    subject = re.split(r"[ :=]", str(error), maxsplit=1)[0]
+    return UsageError(f"{sources[subject]}: {error}") if subject in sources else error
+
+
+def _how_to_start(has_recipe: bool) -> str:
+    if has_recipe:
+        return "the recipe names none; add model=FOLDER-OR-HUB-NAME"
+    return "start from a recipe, as recipe=quickstart (`zoft recipes` lists them), or add model=FOLDER-OR-HUB-NAME"

@@ -1,0 +1,135 @@
+"""What a run is about, apart from how it is trained: model, data, prompt, tuning scheme, clock, where it is kept.
+
+The training settings belong to `transformers.TrainingArguments`, the zeroth-order ones to `zoft.trainer.settings`.
+Nothing here imports torch or Transformers: a wrong setting must be found before either is loaded.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from zoft.errors import UsageError
+
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
+DATA_FORMATS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+
+
+def seconds(duration: str | float) -> float:
+    """A duration in seconds: a number, or numbers with d, h, m, s. Raises UsageError on anything else.
+
+    >>> seconds("2h"), seconds("1h30m"), seconds("90s"), seconds(90), seconds("0.5h")
+    (7200.0, 5400.0, 90.0, 90.0, 1800.0)
+    """
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms]?)", str(duration))
+    if re.sub(r"\s", "", str(duration)) != "".join(number + unit for number, unit in parts) or not parts:
+        raise UsageError(f"max_time must be a duration such as 2h, 1h30m or 90s, but {duration!r} was given")
+    total = sum(float(number) * UNITS[unit] for number, unit in parts)
+    if total <= 0:
+        raise UsageError(f"max_time must be longer than nothing, but {duration!r} was given; leave it out for no limit")
+    return total
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Every setting of a run that neither Transformers nor the zeroth-order step owns."""
+
+    model: str | None = None  # folder, or name on the Hub
+    tokenizer: str | None = None  # folder or name; None: the model's own
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the weights; auto: as they were saved
+    task: str | None = None  # name of a task; None: one described by template and label_words
+    train_file: str | None = None  # json, jsonl, csv, tsv or parquet; None: the task's data from the Hub
+    validation_file: str | None = None
+    test_file: str | None = None
+    template: str | None = None  # prompt with {column} for each column that it uses
+    label_words: dict[str, str] | None = field(default=None)  # label as it stands in the data -> word the model says
+    label_column: str | None = None  # None: the task's own
+    num_train: int | None = 1000  # examples; none: all there are. MeZO's split is 1000 / 500 / 1000
+    num_dev: int | None = 500
+    num_test: int | None = 1000
+    examples_per_label: int | None = None  # k-shot: this many of each label for training, and as many for dev
+    split_seed: int = 0  # which examples; `seed` and `data_seed` are Transformers' own
+    max_length: int | None = None  # tokens of prompt and answer; None: what the model can read
+    method: Literal["zo", "mezo"] = "zo"
+    tuning: Literal["full", "lora"] = "full"
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_target_modules: list[str] | str | None = None  # None: PEFT's choice for the architecture
+    max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
+    runs_dir: str = "runs"  # each run makes a new folder in here, unless output_dir names one
+    overwrite: bool = False  # whether output_dir may hold an earlier run
+
+    def __post_init__(self) -> None:
+        self._check_counts()
+        if self.max_time is not None:
+            seconds(self.max_time)
+        if self.task is None and (self.template is None) != (self.label_words is None):
+            missing = "label_words" if self.label_words is None else "template"
+            raise UsageError(f"a classification of your own needs template and label_words; {missing} is missing")
+        if self.label_words is not None:
+            object.__setattr__(self, "label_words", checked_label_words(self.label_words))
+        for name in ("train_file", "validation_file", "test_file"):
+            check_data_file(name, getattr(self, name))
+        if self.model is not None:
+            check_model(self.model)
+
+    def _check_counts(self) -> None:
+        for name, least in {
+            "num_train": 1, "num_dev": 0, "num_test": 0, "examples_per_label": 1, "max_length": 1, "lora_r": 1,
+            "lora_alpha": 1, "split_seed": 0,
+        }.items():  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name} must be at least {least}, but {value} was given")
+
+    @property
+    def max_seconds(self) -> float | None:
+        """The wall-clock limit in seconds."""
+        return None if self.max_time is None else seconds(self.max_time)
+
+
+@dataclass(frozen=True)
+class RecipeNotes:
+    """What a recipe says about itself. A derived recipe does not inherit these: they hold for one run only."""
+
+    description: str = ""
+    needs: str = ""  # memory and time
+    expect: str = ""  # the number it should reach
+    source: str = ""  # where that number comes from
+
+
+def checked_label_words(words: dict) -> dict[str, str]:
+    """Label words with the labels as text. UsageError for YAML's unquoted Yes and No, and for fewer than two words."""
+    for label, word in words.items():
+        if not isinstance(word, str) or isinstance(label, bool):
+            raise UsageError(
+                f"label_words: expected text for label {label!r}, but {word!r} was given; YAML reads an unquoted "
+                'Yes or No as true or false, so write "Yes" and "No" in quotes'
+            )
+        if not word.strip():
+            raise UsageError(f"label_words: the word of label {label!r} is empty; give the word the model should say")
+    if len(words) < 2 or len(set(words.values())) < len(words):
+        raise UsageError(f"label_words needs a different word for each of at least two labels, but {words} was given")
+    return {str(label): word for label, word in words.items()}
+
+
+def check_data_file(name: str, file: str | None) -> None:
+    """UsageError unless `file` is None or an existing file in a format that can be read."""
+    if file is None:
+        return
+    path = Path(file)
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise UsageError(f"{name}: {file} {what}; relative paths start at {Path.cwd()}")
+    if path.suffix.lower() not in DATA_FORMATS:
+        raise UsageError(f"{name}: {file} ends in {path.suffix or 'nothing'}; expected {', '.join(DATA_FORMATS)}")
+
+
+def check_model(model: str) -> None:
+    """UsageError when `model` is written as a path but no such folder exists; a Hub name is checked when it is loaded."""
+    written_as_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
+    path = Path(model).expanduser()
+    if written_as_path and not path.is_dir():
+        raise UsageError(f"model: the folder {model} does not exist; relative paths start at {Path.cwd()}")
+    if path.is_dir() and not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        raise UsageError(f"model: the folder {model} holds no config.json; give a folder written by save_pretrained")

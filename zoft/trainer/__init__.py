@@ -1,0 +1,1 @@
+"""Training under Transformers: the Trainer, the callback and their settings."""

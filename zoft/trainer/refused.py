@@ -1,0 +1,59 @@
+"""Training settings and launchers that zeroth-order training cannot honour: refused with the way out, never ignored.
+
+Used before Transformers is imported (by the configuration) and again by whoever builds a trainer in Python.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoft.errors import UsageError
+
+# Setting -> (is this value one that cannot be honoured, why and what to do instead)
+REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "fp16": (
+        bool,
+        "fp16 mixed precision scales gradients, and no gradient is ever made; "
+        "use dtype=float16 or dtype=bfloat16 for 16-bit weights, or bf16=true for mixed precision",
+    ),
+    "deepspeed": (bool, "DeepSpeed partitions gradients and optimizer states, and there are none; leave it out"),
+    "gradient_checkpointing": (bool, "no activations are kept for a backward pass, so nothing is saved; leave it out"),
+    "activation_checkpointing": (bool, "no activations are kept for a backward pass; leave it out"),
+    "neftune_noise_alpha": (bool, "noise in the embeddings would differ between the two losses compared; leave it out"),
+    "auto_find_batch_size": (bool, "a smaller batch after a failure is a different run; set the batch size yourself"),
+}
+
+
+def check_training_settings(values: Mapping[str, Any]) -> None:
+    """UsageError for the first setting in `values` (a partial mapping, or `vars` of TrainingArguments) not honoured."""
+    for name, (refuses, reason) in REFUSED.items():
+        value = values.get(name)
+        if refuses(value):
+            raise UsageError(f"{name}={value}: {reason}")
+    checkpoint = values.get("resume_from_checkpoint")
+    if isinstance(checkpoint, str) and checkpoint.lower() not in ("true", "false", ""):
+        check_checkpoint(checkpoint)
+
+
+def check_checkpoint(folder: str) -> None:
+    """UsageError unless `folder` holds a checkpoint of the Trainer."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise UsageError(f"resume_from_checkpoint: the folder {folder} does not exist")
+    if not (path / "trainer_state.json").is_file():
+        inside = sorted(entry.name for entry in path.glob("checkpoint-*"))
+        hint = f"; did you mean {path / inside[-1]}?" if inside else "; name a folder such as runs/…/checkpoint-500"
+        raise UsageError(f"resume_from_checkpoint: {folder} is no checkpoint (no trainer_state.json in it){hint}")
+
+
+def check_launch(environ: Mapping[str, str]) -> None:
+    """UsageError for what `accelerate launch` asks of its processes through the environment and cannot be had."""
+    if environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "fp16":
+        raise UsageError(f"accelerate launch asks for mixed precision fp16: {REFUSED['fp16'][1]}")
+    if environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        raise UsageError(f"accelerate launch asks for DeepSpeed: {REFUSED['deepspeed'][1]}")
+    if environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        if environ.get("FSDP_VERSION", "1") != "2":
+            raise UsageError("accelerate launch asks for FSDP 1, whose flat parameters hide names; use fsdp_version: 2")
+        if environ.get("FSDP_OFFLOAD_PARAMS", "").lower() == "true":
+            raise UsageError("accelerate launch asks for parameters offloaded to the CPU; use fsdp_offload_params: false")
