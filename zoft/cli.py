@@ -26,7 +26,7 @@ class Command:
 COMMANDS = {
     "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …"),
     "recipes": Command("zoft.config.listing:recipes", "list the recipes: what each needs and should reach"),
-    "configs": Command("zoft.config.listing:configs", "print the path of a launch file for accelerate: zoft configs NAME"),
+    "configs": Command("zoft.config.listing:configs", "print the path of a launch file: zoft configs NAME"),
 }
 
 

@@ -46,6 +46,7 @@ def configs(argv: Sequence[str]) -> int:
         raise UsageError(f"zoft configs takes one name, but {' '.join(argv)} was given")
     name = argv[0].removesuffix(".yaml")
     if name not in known:
-        raise UsageError(f"unknown launch file {name!r}{did_you_mean(name, known) or '; there are ' + ', '.join(known)}")
+        hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+        raise UsageError(f"unknown launch file {name!r}{hint}")
     print(folder / f"{name}.yaml")
     return 0

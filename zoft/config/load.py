@@ -78,7 +78,9 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         raise _with_source(error, sources) from error
     if run.model is None:
         raise UsageError(f"no model: {_how_to_start(recipe is not None)}")
-    return RunConfig(run, training, zo, recipe.name if recipe else None, recipe.notes if recipe else RecipeNotes(), sources)
+    if recipe is None:
+        return RunConfig(run, training, zo, sources=sources)
+    return RunConfig(run, training, zo, recipe.name, recipe.notes, sources)
 
 
 def _parse(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:

@@ -126,7 +126,7 @@ def check_data_file(name: str, file: str | None) -> None:
 
 
 def check_model(model: str) -> None:
-    """UsageError when `model` is written as a path but no such folder exists; a Hub name is checked when it is loaded."""
+    """UsageError when `model` is written as a path and there is no such folder. The Hub checks its names itself."""
     written_as_path = model.startswith((".", "/", "~")) or model.count("/") > 1 or "\\" in model
     path = Path(model).expanduser()
     if written_as_path and not path.is_dir():

@@ -56,4 +56,4 @@ def check_launch(environ: Mapping[str, str]) -> None:
         if environ.get("FSDP_VERSION", "1") != "2":
             raise UsageError("accelerate launch asks for FSDP 1, whose flat parameters hide names; use fsdp_version: 2")
         if environ.get("FSDP_OFFLOAD_PARAMS", "").lower() == "true":
-            raise UsageError("accelerate launch asks for parameters offloaded to the CPU; use fsdp_offload_params: false")
+            raise UsageError("accelerate launch offloads parameters to the CPU; use fsdp_offload_params: false")
