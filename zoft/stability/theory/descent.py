@@ -11,7 +11,12 @@ from zoft.errors import UsageError
 
 
 def expected_change(
-    lr: float, gradient_squared: float, mean_square_slope: float, trace: float, rayleigh: float = 0.0, directions: int = 1
+    lr: float,
+    gradient_squared: float,
+    mean_square_slope: float,
+    trace: float,
+    rayleigh: float = 0.0,
+    directions: int = 1,
 ) -> float:
     """E[L(w+)] - L(w) of one zeroth-order step [loss], the identity (8):
 
