@@ -1,0 +1,141 @@
+"""Zeroth-order training inside `transformers.Trainer`, through its public hooks; the training loop stays Trainer's own."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from zoft.distributed import require_equal
+from zoft.errors import UsageError
+from zoft.optimizer import ZOOptimizer
+from zoft.trainer.refused import check_training_settings
+from zoft.trainer.settings import ZOSettings
+
+if TYPE_CHECKING:
+    from transformers import Trainer as _Base
+else:
+    _Base = object
+
+
+class ZOMixin(_Base):
+    """Put before a Trainer class: `class MyTrainer(ZOMixin, SFTTrainer)`. `ZOTrainer` and `ZOCallback` are made of it.
+
+    `training_step` takes the losses of one micro-batch with forward passes alone; the update happens where Trainer calls
+    `optimizer.step()`. Parameters are frozen while `train` runs, so that no graph is built and nothing waits for gradients.
+    """
+
+    zo_settings: ZOSettings
+    zo: ZOOptimizer | None = None  # exists once training starts
+
+    def check_zo(self) -> None:
+        """Refuse what cannot work, before anything runs.
+
+        Raises:
+            UsageError: fp16 mixed precision, DeepSpeed and others; several GPUs in one process.
+        """
+        check_training_settings(vars(self.args))
+        if self.args.n_gpu > 1:
+            raise UsageError(
+                f"{self.args.n_gpu} GPUs are visible to one process, which Trainer would drive with DataParallel; "
+                f"start one process per GPU (accelerate launch --num_processes {self.args.n_gpu} …) "
+                "or show it one (CUDA_VISIBLE_DEVICES=0)"
+            )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The zeroth-order optimizer over whatever is trainable now; from here to the end of `train` all is frozen."""
+        if self.optimizer is None:
+            settings = self.zo_settings
+            self.zo = ZOOptimizer(
+                self.model if model is None else model,
+                lr=self.args.learning_rate,
+                eps=settings.zo_eps,
+                directions=settings.zo_directions,
+                distribution=settings.zo_distribution,
+                seed=self.args.seed if settings.zo_seed is None else settings.zo_seed,
+                weight_decay=self.args.weight_decay,
+                perturbation=settings.perturbation,
+                weight_rounding=settings.weight_rounding,
+                estimator=settings.zo_estimator,
+                rule=settings.zo_rule,
+                backend=settings.zo_backend,
+            )
+            self.optimizer = self.zo
+        if self.zo is None:
+            raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
+        for slot in self.zo.space.slots:
+            slot.weight.requires_grad_(False)
+        require_equal(self.zo.space.norm(), "starting weights (their norm)", self.zo.space.device)
+        return self.optimizer
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.train`."""
+        self.check_zo()
+        with self._without_gradients():
+            return super().train(*args, **kwargs)
+
+    @contextmanager
+    def _without_gradients(self) -> Iterator[None]:
+        """No DistributedDataParallel wrapper (it refuses frozen models and reserves gradient memory)."""
+        prepare_model = self.accelerator.prepare_model
+        self.accelerator.prepare_model = functools.partial(prepare_model, evaluation_mode=True)
+        try:
+            yield
+        finally:
+            self.accelerator.prepare_model = prepare_model
+            if self.zo is not None:
+                for slot in self.zo.space.slots:
+                    slot.weight.requires_grad_(True)
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor | Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """The losses of one micro-batch at w + eps z and w - eps z.
+
+        Returns:
+            Their mean, scaled as Trainer scales a micro-batch's loss.
+        """
+        assert self.zo is not None, "training_step runs after create_optimizer"
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        scaled = self.loss_is_scaled_for_ga
+        if scaled is None:
+            scaled = (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None
+        divisor = 1 if scaled else self.current_gradient_accumulation_steps
+
+        def loss() -> torch.Tensor:
+            with self.compute_loss_context_manager():  # inputs are copied: compute_loss may take labels out of them
+                return self.compute_loss(model, dict(inputs), num_items_in_batch=num_items_in_batch)  # type: ignore[return-value]
+
+        value = self.zo.accumulate(loss, divisor)
+        return torch.tensor(value / divisor, device=self.args.device)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.log`, with what the last step measured beside the loss, and the learning rate it really used."""
+        if self.zo is not None and self.zo.last is not None and "loss" in logs:
+            logs = {**logs, **self.zo_metrics()}
+            logs.pop("grad_norm", None)  # there is none; Trainer would report 0
+        super().log(logs, *args, **kwargs)
+
+    def zo_metrics(self) -> dict[str, float]:
+        """What the last step adds to the log."""
+        assert self.zo is not None and self.zo.last is not None
+        step = self.zo.last
+        root_sum_square = sum(c * c for c in step.estimate.coefficients) ** 0.5
+        return {
+            "learning_rate": step.lr,
+            "zo/projected_grad": root_sum_square,
+            "zo/skipped_steps": float(self.zo.skipped),
+        }
+
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
+        """2 N per token and forward; Trainer counts 6 N for forward and backward."""
+        forwards = 2 if self.zo is None else 2 * self.zo.directions
+        return super().floating_point_ops(inputs) * 2 * forwards // 6
