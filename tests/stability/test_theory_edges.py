@@ -1,5 +1,6 @@
 """Order and limits of the edges, for any spectrum; errors that say what to do."""
 
+import itertools
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from zoft.errors import UsageError
 from zoft.stability.theory import (
+    Distribution,
     Dynamics,
     adam_critical_lr,
     always_safe_edge,
@@ -42,7 +44,7 @@ ROOM = 1.0 + 1e-9  # rounding of sums and quotients
 def test_edges_stand_in_order_around_the_exact_threshold(
     spectrum: list[float], momentum: float, directions: int, ema: bool
 ) -> None:
-    """always safe <= left <= loss-only left; exact <= Jensen's right <= right; and the loss-only left is below exact."""
+    """always safe <= loss-only left <= left <= exact <= loss-only right (Jensen) <= right."""
     settings: Dynamics = {"momentum": momentum, "directions": directions, "ema": ema}
     trace, squares = math.fsum(spectrum), math.fsum(x * x for x in spectrum)
     exact = critical_lr(spectrum, **settings)
@@ -64,8 +66,9 @@ def test_rademacher_on_a_diagonal_is_inside_its_band_and_never_below_gaussian(
     spectrum: list[float], momentum: float, directions: int
 ) -> None:
     settings: Dynamics = {"momentum": momentum, "directions": directions}
-    exact = critical_lr(spectrum, distribution="rademacher_diagonal", **settings)
-    low, high = band(math.fsum(spectrum), max(spectrum), distribution="rademacher_diagonal", **settings)
+    signs: Dynamics = {**settings, "distribution": "rademacher_diagonal"}
+    exact = critical_lr(spectrum, **signs)
+    low, high = band(math.fsum(spectrum), max(spectrum), **signs)
     assert low <= exact * ROOM
     assert exact <= high * ROOM
     assert critical_lr(spectrum, **settings) <= exact * ROOM
@@ -75,12 +78,11 @@ def test_rademacher_on_a_diagonal_is_inside_its_band_and_never_below_gaussian(
 def test_many_directions_give_the_first_order_threshold(spectrum: list[float], momentum: float) -> None:
     """(12), from below and for every distribution."""
     limit = first_order_critical_lr(max(spectrum), momentum)
-    for settings in (
-        Dynamics(),
-        Dynamics(distribution="rademacher_diagonal"),
-        Dynamics(distribution="sphere", dimension=len(spectrum)),
-    ):
-        lr = critical_lr(spectrum, momentum=momentum, directions=10**9, **settings)
+    distributions: tuple[Distribution, ...] = ("gaussian", "rademacher_diagonal", "sphere")
+    for distribution in distributions:
+        lr = critical_lr(
+            spectrum, momentum=momentum, directions=10**9, distribution=distribution, dimension=len(spectrum)
+        )
         assert lr == pytest.approx(limit, rel=1e-4)
         assert lr <= limit * ROOM
 
@@ -96,7 +98,7 @@ def test_scaling_and_padding(spectrum: list[float], momentum: float, factor: flo
 @given(SPECTRA, MOMENTA)
 def test_more_directions_never_lower_the_threshold(spectrum: list[float], momentum: float) -> None:
     thresholds = [critical_lr(spectrum, momentum=momentum, directions=q) for q in (1, 2, 4, 8, 100)]
-    assert all(a <= b * ROOM for a, b in zip(thresholds, thresholds[1:], strict=False))
+    assert all(a <= b * ROOM for a, b in itertools.pairwise(thresholds))
 
 
 @given(SPECTRA)
@@ -193,7 +195,7 @@ def test_noise_floors() -> None:
         (lambda: critical_lr([1.0, math.nan]), "finite"),
         (lambda: critical_lr([1.0], distribution="sphere"), "needs dimension"),
         (lambda: critical_lr([1.0], distribution="rademacher"), "use 'gaussian'"),  # pyright: ignore
-        (lambda: adam_critical_lr([1.0, 2.0], [1.0]), "one for each of the 2"),
+        (lambda: adam_critical_lr([1.0, 2.0], [1.0]), "one for each of 2"),
         (lambda: adam_critical_lr([1.0], 0.0), "one positive number"),
         (lambda: scalar_adam_scale(-1.0), "mean_square_slope"),
         (lambda: first_order_critical_lr(0.0), "lambda_max must be positive"),

@@ -1,7 +1,8 @@
 """Moments of directions and of probes by exact enumeration: signs, Gauss-Hermite nodes, the icosahedron.
 
-Gauss-Hermite with 5 nodes a coordinate is exact to degree 9, all sign vectors are the whole Rademacher distribution, and the
-icosahedron's 12 vertices integrate every polynomial of degree 5 over the sphere in three dimensions.
+Gauss-Hermite with 5 nodes a coordinate is exact to degree 9, all sign vectors are the whole Rademacher
+distribution, and the icosahedron's 12 vertices integrate every polynomial of degree 5 over the sphere in three
+dimensions.
 """
 
 import itertools
@@ -73,7 +74,7 @@ def test_mean_and_variance_of_a_probe(name: str) -> None:
 
 
 def one_step_change(name: str, lr: float, batches: NDArray[np.float64], directions: int) -> float:
-    """E[L(w - lr * estimate)] - L(w) by enumeration over batches and every tuple of directions; L(w) = g'w + w'Hw/2 at 0."""
+    """E[L(-lr * estimate)] - L(0), L(w) = g'w + w'Hw/2, by enumeration of batches and tuples of directions."""
     u, p = POINTS[name]
     full, total = batches.mean(axis=0), 0.0
     for batch in batches:

@@ -1,8 +1,8 @@
 """Closed forms against the exact second-moment operator of the iteration, built here from the update rules alone.
 
-The state is (w, m). One step maps the 2d x 2d matrix of second moments linearly; the largest eigenvalue of that map says
-whether the moments stay bounded. No closed form of the package is used to build it, only the fourth moments (E7), and those
-are checked against exact quadrature in test_theory_moments.py.
+The state is (w, m). One step maps the 2d x 2d matrix of second moments linearly; the largest eigenvalue of that map
+says whether the moments stay bounded. No closed form of the package is used to build it, only the fourth moments
+(E7), and those are checked against exact quadrature in test_theory_moments.py.
 """
 
 from collections.abc import Callable
@@ -167,7 +167,7 @@ def test_with_momentum_the_gaussian_right_edge_does_not_bound_rademacher() -> No
 
 
 def test_minibatches_lower_the_edge() -> None:
-    """(16): at an interpolating minimum nothing above 2 q / Tr(H^-1 E_b[H_b^2]) is stable, which is below 2 q / Tr(H)."""
+    """(16): at an interpolating minimum nothing from 2 q / Tr(H^-1 E_b[H_b^2]) on is stable; below 2 q / Tr(H)."""
     d, identity = 4, np.eye(4)
     basis = np.eye(d * d).reshape(-1, d, d)
     for seed, directions in ((0, 1), (1, 1), (2, 4)):

@@ -66,9 +66,9 @@ def trace_reading(
 ) -> Reading:
     """Mean of c over directions as a reading of Tr(H); equations (P2), (P4), (P9).
 
-    Symbols: c `probes` [loss / length^2], mu `radius`, delta `loss_noise` [loss]. Unbiased up to O(mu^2) for Gaussian,
-    Rademacher and sphere directions. The standard error is the sample's, plus the error of a centre loss that all probes
-    share (2 delta / mu^2), which their spread cannot show. Raises UsageError for an empty list.
+    Symbols: c `probes` [loss / length^2], mu `radius`, delta `loss_noise` [loss]. Unbiased up to O(mu^2) for
+    Gaussian, Rademacher and sphere directions. The standard error is the sample's, plus the error of a centre loss
+    that all probes share (2 delta / mu^2), which their spread cannot show. Raises UsageError for an empty list.
 
     >>> reading = trace_reading([9.0, 11.0, 10.0], radius=1e-2)
     >>> reading.value, round(reading.standard_error, 6)
@@ -89,11 +89,12 @@ def trace_reading(
 def frobenius_squared_reading(
     probes: Sequence[float], radius: float, loss_noise: float = 0.0, shared_centre: bool = False
 ) -> Reading:
-    """Half the sample variance of Gaussian probes, less rounding, as a reading of ||H||_F^2; equations (P3), (P4), (P6).
+    """Half the variance of Gaussian probes, less rounding, as a reading of ||H||_F^2; (P3), (P4), (P6).
 
-    Units loss^2 / length^4. Unbiased up to O(mu^2); may come out negative when there is less variance than rounding explains.
-    The standard error uses the sample's fourth moment: sqrt((m4 - m2^2) / N) / 2, right for large N. Gaussian probes only:
-    with Rademacher the variance lacks the diagonal of H. Raises UsageError for fewer than two probes.
+    Units loss^2 / length^4. Unbiased up to O(mu^2); may come out negative when there is less variance than rounding
+    explains. The standard error uses the sample's fourth moment: sqrt((m4 - m2^2) / N) / 2, right for large N.
+    Gaussian probes only: with Rademacher the variance lacks the diagonal of H. Raises UsageError for fewer than two
+    probes.
 
     >>> frobenius_squared_reading([8.0, 12.0], radius=1e-2).value
     4.0
@@ -118,8 +119,9 @@ def frobenius_squared_reading(
 def pool(readings: Sequence[Reading]) -> Reading:
     """One reading from several taken at the same weights (micro-batches, ranks): the mean weighted by probes, (P11).
 
-    Exact for readings with independent errors: standard errors and floors add in quadrature. Weights by probe count and not
-    by inverse variance, because a heavy tail makes small values look certain. Raises UsageError when kinds or radii differ.
+    Exact for readings with independent errors: standard errors and floors add in quadrature. Weights by probe count
+    and not by inverse variance, because a heavy tail makes small values look certain. Raises UsageError when kinds
+    or radii differ.
 
     >>> a = Reading("trace", 10.0, 2.0, 0.0, 1e-2, 1)
     >>> b = Reading("trace", 16.0, 1.0, 0.0, 1e-2, 2)
@@ -143,10 +145,10 @@ def pool(readings: Sequence[Reading]) -> Reading:
 
 
 def blend(average: Reading, new: Reading, weight: float) -> Reading:
-    """(1 - w) average + w new: one step of an average over time, equation (P11), errors in quadrature (independent draws).
+    """(1 - w) average + w new: one step of an average over time, (P11); independent errors, added in quadrature.
 
-    `probes` counts everything that went in. Negative values are averaged like any other, since leaving them out would bias
-    the mean upwards; values that are not finite raise UsageError, because no average recovers from one.
+    `probes` counts everything that went in. Negative values are averaged like any other, since leaving them out
+    would bias the mean upwards; values that are not finite raise UsageError, because no average recovers from one.
 
     >>> old = Reading("trace", 10.0, 1.0, 0.0, 1e-2, 4)
     >>> new = Reading("trace", 20.0, 1.0, 0.0, 1e-2, 4)

@@ -1,7 +1,7 @@
 """Closed forms of the stability of zeroth-order training: plain arithmetic, no torch. Equations: docs/math.md.
 
-`mean_square` thresholds from a whole spectrum · `edges` from the trace and little else · `descent` what one step costs and
-buys · `probing` how well losses alone measure curvature · `dynamics` the settings all of them share.
+`mean_square` thresholds from a whole spectrum · `edges` from the trace and little else · `descent` what one step
+costs and buys · `probing` how well losses alone measure curvature · `dynamics` the settings all of them share.
 """
 
 from zoft.stability.theory.descent import (

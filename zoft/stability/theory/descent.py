@@ -1,8 +1,9 @@
-"""What one step costs and buys: the one-step identity (8), the mini-batch descent edge (9), noise paid (10), drift (17).
+"""What one step costs and buys: the identity (8), the mini-batch descent edge (9), noise paid (10), drift (17).
 
-Here the estimate is spent at once (no momentum). With heavy ball pass the effective learning rate eta / (1 - beta), which is
-what a sequence of steps moves by; that is an approximation for eta l_1 << 1. EMA momentum needs no correction.
-Symbols: g full gradient, g_b gradient of a mini-batch, p = u' g_b its slope along a direction, so E p^2 = E||g_b||^2.
+Here the estimate is spent at once (no momentum). With heavy ball pass the effective learning rate eta / (1 - beta),
+which is what a sequence of steps moves by; that is an approximation for eta l_1 << 1. EMA momentum needs no
+correction. Symbols: g full gradient, g_b gradient of a mini-batch, p = u' g_b its slope along a direction, so E p^2
+= E||g_b||^2.
 """
 
 import math
@@ -22,10 +23,10 @@ def expected_change(
 
         - eta ||g||^2 + (eta^2 / 2) [ (Tr / q) E||g_b||^2 + (1 + 1/q) E[g_b' H g_b] ]
 
-    Symbols: ||g||^2 `gradient_squared`, E||g_b||^2 `mean_square_slope` [loss^2 / length^2], Tr `trace`, R = E[g_b' H g_b] /
-    E||g_b||^2 `rayleigh` [loss / length^2], between 0 and l_1, q `directions`. Exact on a quadratic for Gaussian directions
-    and unbiased mini-batches; an upper bound for Rademacher and the sphere on a positive semi-definite H. rayleigh=0 leaves
-    a term out: good when l_1 << Tr / (q + 1). Source: derived in docs/math.md.
+    Symbols: ||g||^2 `gradient_squared`, E||g_b||^2 `mean_square_slope` [loss^2 / length^2], Tr `trace`, R = E[g_b'
+    H g_b] / E||g_b||^2 `rayleigh` [loss / length^2], between 0 and l_1, q `directions`. Exact on a quadratic for
+    Gaussian directions and unbiased mini-batches; an upper bound for Rademacher and the sphere on a positive
+    semi-definite H. rayleigh=0 leaves a term out: good when l_1 << Tr / (q + 1). Source: derived in docs/math.md.
 
     >>> expected_change(0.125, 4.0, 4.0, trace=8.0)
     -0.25
@@ -38,8 +39,9 @@ def expected_change(
 def signal_fraction(gradient_squared: float, mean_square_slope: float) -> float:
     """sf = ||g||^2 / E||g_b||^2, cut to [0, 1]: how much of a mini-batch gradient is signal; (9) and (P12).
 
-    `gradient_squared` is an estimate of ||g||^2, such as the mean of p1 p2 over two half-batches under one direction; noise
-    can push it below 0 or above `mean_square_slope`, which no true value can be. 0 when the slopes are all zero.
+    `gradient_squared` is an estimate of ||g||^2, such as the mean of p1 p2 over two half-batches under one
+    direction; noise can push it below 0 or above `mean_square_slope`, which no true value can be. 0 when the slopes
+    are all zero.
 
     >>> signal_fraction(1.0, 4.0), signal_fraction(-0.3, 4.0)
     (0.25, 0.0)
@@ -66,7 +68,7 @@ def descent_edge(signal: float, trace: float, rayleigh: float = 0.0, directions:
 
 
 def best_step(signal: float, trace: float, rayleigh: float = 0.0, directions: int = 1) -> float:
-    """eta_1 = eta_d / 2, the learning rate of the largest expected decrease in one step, eta_1 ||g||^2 / 2; equation (9).
+    """eta_1 = eta_d / 2: the largest expected decrease that one step can have, eta_1 ||g||^2 / 2; equation (9).
 
     >>> best_step(0.5, 10.0)
     0.05
@@ -92,9 +94,9 @@ def drift(
 ) -> float:
     """Relative distance walked by noise, sqrt(spent^2 + eta^2 p^2 d / q / ||w_0||^2), without units; equation (17).
 
-    Symbols: p^2 `mean_square_slope` [loss^2 / length^2], d `elements` (all trainable weights), ||w_0|| `weights_norm`
-    [length], `spent` the drift before this step. Exact in the mean for steps whose directions are independent and of squared
-    length d, the gradient's own share ((1 - 1/q) ||g_b||^2, of order q / d) left out.
+    Symbols: p^2 `mean_square_slope` [loss^2 / length^2], d `elements` (all trainable weights), ||w_0||
+    `weights_norm` [length], `spent` the drift before this step. Exact in the mean for steps whose directions are
+    independent and of squared length d, the gradient's own share ((1 - 1/q) ||g_b||^2, of order q / d) left out.
 
     >>> drift(0.1, 4.0, weights_norm=10.0, elements=100)
     0.2

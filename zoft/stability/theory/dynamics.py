@@ -14,9 +14,9 @@ class Dynamics(TypedDict, total=False):
     momentum:     beta in [0, 1), default 0
     directions:   q >= 1, the number of directions averaged in one estimate (E2), default 1
     ema:          False: heavy ball `m <- beta m + g` (E3), the default; True: `m <- beta m + (1 - beta) g` (E4)
-    distribution: "gaussian" (default); "sphere" of radius sqrt(d); "rademacher_diagonal": exact where the eigenvectors of
-                  H are the coordinate axes. For Rademacher directions and any other H use "gaussian": by (14) every
-                  step size that is stable there is stable for Rademacher and for the sphere.
+    distribution: "gaussian" (default); "sphere" of radius sqrt(d); "rademacher_diagonal": exact where the
+                  eigenvectors of H are the coordinate axes. For Rademacher directions and any other H use "gaussian":
+                  by (14) every step size that is stable there is stable for Rademacher and for the sphere.
     dimension:    d, the number of weights, zero eigenvalues included; needed by "sphere" and read by nothing else
     """
 
@@ -80,6 +80,6 @@ def fourth_moment(distribution: Distribution, dimension: int | None = None) -> t
         k = dimension / (dimension + 2)
         return 2.0 * k, k
     raise UsageError(
-        f"unknown distribution {distribution!r}; known: gaussian, sphere, rademacher_diagonal. For Rademacher directions "
-        "on a Hessian that is not diagonal use 'gaussian', which bounds them from the safe side"
+        f"unknown distribution {distribution!r}; known: gaussian, sphere, rademacher_diagonal. For Rademacher "
+        "directions on a Hessian that is not diagonal use 'gaussian', which bounds them from the safe side"
     )

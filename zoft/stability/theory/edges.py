@@ -1,7 +1,8 @@
 """Edges of stability from what a run can measure: the trace, perhaps the top eigenvalue, perhaps the probes' variance.
 
-Units: curvatures in loss / length^2, learning rates in length^2 / loss. H is taken positive semi-definite. For ZO-Adam pass
-the trace and the top eigenvalue of P^-1 H and ema=True. Numbers in brackets are equations of docs/math.md.
+Units: curvatures in loss / length^2, learning rates in length^2 / loss. H is taken positive semi-definite. For
+ZO-Adam pass the trace and the top eigenvalue of P^-1 H and ema=True. Numbers in brackets are equations of
+docs/math.md.
 """
 
 import math
@@ -18,10 +19,10 @@ def band(trace: float, lambda_max: float, **dynamics: Unpack[Dynamics]) -> tuple
 
         2 q (1 - beta) / (Tr + q c l_1)  <=  eta*  <=  2 q (1 - beta) / Tr,     c = 1 + 1/q - 2 beta / (1 + beta)
 
-    Symbols: Tr `trace`, l_1 `lambda_max`, q `directions`, beta `momentum`; EMA momentum drops (1 - beta) on both sides and
-    keeps c. Both inequalities are exact on a quadratic. Low holds for Rademacher and the sphere too (14); high does not.
-    Where c < 0 (Rademacher on diagonal H with momentum) the two change places. Source: arXiv 2604.14669 for q = 1; (6)
-    derived in docs/math.md. Raises UsageError unless 0 < lambda_max <= trace.
+    Symbols: Tr `trace`, l_1 `lambda_max`, q `directions`, beta `momentum`; EMA momentum drops (1 - beta) on both
+    sides and keeps c. Both inequalities are exact on a quadratic. Low holds for Rademacher and the sphere too (14);
+    high does not. Where c < 0 (Rademacher on diagonal H with momentum) the two change places. Source: arXiv
+    2604.14669 for q = 1; (6) derived in docs/math.md. Raises UsageError unless 0 < lambda_max <= trace.
 
     >>> band(10.0, 5.0)
     (0.1, 0.2)
@@ -34,10 +35,10 @@ def band(trace: float, lambda_max: float, **dynamics: Unpack[Dynamics]) -> tuple
 
 
 def right_edge(trace: float, **dynamics: Unpack[Dynamics]) -> float:
-    """2 q (1 - beta) / Tr, or 2 q / Tr for EMA momentum: above it Gaussian directions are unstable whatever l_1 is, (6).
+    """2 q (1 - beta) / Tr, or 2 q / Tr for EMA momentum: Gaussian directions are unstable above it, equation (6).
 
-    Symbols as in `band`. Exact as an upper bound on a quadratic for Gaussian directions, and tight when no eigenvalue stands
-    out (l_1 << Tr / q). For mini-batches it is optimistic: see `descent_edge` and (16).
+    Symbols as in `band`. Exact as an upper bound on a quadratic for Gaussian directions, and tight when no
+    eigenvalue stands out (l_1 << Tr / q). For mini-batches it is optimistic: see `descent_edge` and (16).
 
     >>> right_edge(10.0), round(right_edge(10.0, momentum=0.9), 12), right_edge(10.0, momentum=0.9, ema=True)
     (0.2, 0.02, 0.2)
@@ -46,9 +47,9 @@ def right_edge(trace: float, **dynamics: Unpack[Dynamics]) -> float:
 
 
 def always_safe_edge(trace: float, **dynamics: Unpack[Dynamics]) -> float:
-    """2 q (1 - beta) / (Tr (1 + q c)): stable whatever the spectrum is, from l_1 <= Tr; equation (13), exact on a quadratic.
+    """2 q (1 - beta) / (Tr (1 + q c)): stable whatever the spectrum is, because l_1 <= Tr; equation (13).
 
-    Attained when H has one single eigenvalue. Symbols as in `band`.
+    Exact on a quadratic, and attained when H has one single eigenvalue. Symbols as in `band`.
 
     >>> round(always_safe_edge(1.0), 12)
     0.666666666667
@@ -59,11 +60,11 @@ def always_safe_edge(trace: float, **dynamics: Unpack[Dynamics]) -> float:
 def loss_only_band(mean: float, variance: float, **dynamics: Unpack[Dynamics]) -> tuple[float, float]:
     """The band from the mean and variance of Gaussian probes c (P1) alone, equations (7) and (P7):
 
-        2 q (1 - beta) / (Tr + q c F)  <=  eta*  <=  2 q (1 - beta) / (Tr + q c F^2 / Tr),     Tr = mean, F^2 = variance / 2
+        2 q (1 - beta) / (Tr + q c F)  <=  eta*  <=  2 q (1 - beta) / (Tr + q c F^2 / Tr)
 
-    `variance` is the intrinsic one: take 6 delta^2 / mu^4 of rounding off first (P4). The right side is Jensen's inequality
-    with weights l_i / Tr; both sides are exact for exact moments on a quadratic. Gaussian training directions.
-    Source: derived in docs/math.md. Raises UsageError unless mean > 0 and variance >= 0.
+    Tr is `mean`, F^2 is `variance` / 2, which must be intrinsic: take 6 delta^2 / mu^4 of rounding off first (P4). The
+    right side is Jensen's inequality with weights l_i / Tr. Both sides are exact on a quadratic for exact moments and
+    Gaussian training directions. Source: derived in docs/math.md. Raises UsageError unless mean > 0, variance >= 0.
 
     >>> low, high = loss_only_band(10.0, 40.0)  # Tr = 10, F^2 = 20
     >>> round(low, 6), round(high, 6)
@@ -77,7 +78,7 @@ def loss_only_band(mean: float, variance: float, **dynamics: Unpack[Dynamics]) -
 
 
 def frobenius_squared(variance: float) -> float:
-    """F^2 = ||H||_F^2 = Var(c) / 2 [loss^2 / length^4] for Gaussian probes, rounding variance taken off first; (P6), exact.
+    """F^2 = ||H||_F^2 = Var(c) / 2 [loss^2 / length^4] for Gaussian probes, rounding taken off before; (P6), exact.
 
     >>> frobenius_squared(40.0)
     20.0
@@ -115,7 +116,8 @@ def lambda_max_bracket(trace: float, frobenius_squared: float) -> tuple[float, f
 def edge_ratio(lr: float, trace: float, **dynamics: Unpack[Dynamics]) -> float:
     """s = eta Tr / (2 q (1 - beta)), without units: the learning rate in units of the right edge; equation (15).
 
-    A negative trace gives a negative s, which says that there is no edge to compare with. EMA momentum drops (1 - beta).
+    A negative trace gives a negative s, which says that there is no edge to compare with. EMA momentum drops (1 -
+    beta).
 
     >>> round(edge_ratio(0.01, 20.0, momentum=0.9), 12)
     1.0
@@ -127,8 +129,8 @@ def edge_ratio(lr: float, trace: float, **dynamics: Unpack[Dynamics]) -> float:
 def level(ratio: float) -> Level:
     """Grade s of (15): below 0.5 safe, to 1 near, to 4 over, above that blow-up likely; a convention, not a theorem.
 
-    The reason for four grades: where the spectrum has a long flat tail growth just above the edge takes very many steps.
-    Raises UsageError for nan; a ratio that cannot be measured has no level.
+    The reason for four grades: where the spectrum has a long flat tail growth just above the edge takes very many
+    steps. Raises UsageError for nan; a ratio that cannot be measured has no level.
 
     >>> [level(s) for s in (0.2, 0.5, 1.0, 4.1)]
     ['safe', 'near', 'over', 'blow-up likely']
@@ -145,7 +147,7 @@ def level(ratio: float) -> Level:
 def _checked(trace: float, t: Terms) -> Terms:
     if not 0.0 < trace < math.inf:
         raise UsageError(
-            f"an edge needs a finite positive trace, got {trace!r}; a reading that is not positive sets no cap: keep the last"
+            f"an edge needs a finite positive trace, got {trace!r}; such a reading sets no cap: keep the last one"
         )
     return t
 

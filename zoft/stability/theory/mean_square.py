@@ -20,10 +20,10 @@ def critical_lr(eigenvalues: Sequence[float], **dynamics: Unpack[Dynamics]) -> f
 
         sum_i  eta l_i / (2 (1 - beta) - c eta l_i) = q,     c = 1 + 1/q - 2 beta / (1 + beta)      (Gaussian)
 
-    Symbols: l_i `eigenvalues` [loss / length^2], q `directions`, beta `momentum`; see `Dynamics` for the other settings.
-    Exact on a quadratic for any smoothing radius. Returns math.inf for a spectrum without curvature.
-    Raises UsageError for a negative eigenvalue: next to a saddle no step size is stable.
-    Source: theorems of arXiv 2604.14669 for (1) to (3); q > 1 and other directions derived in docs/math.md.
+    Symbols: l_i `eigenvalues` [loss / length^2], q `directions`, beta `momentum`; see `Dynamics` for the other
+    settings. Exact on a quadratic for any smoothing radius. Returns math.inf for a spectrum without curvature.
+    Raises UsageError for a negative eigenvalue: next to a saddle no step size is stable. Source: theorems of arXiv
+    2604.14669 for (1) to (3); q > 1 and other directions derived in docs/math.md.
 
     One weight, one Gaussian direction, E u^4 = 3: 1 - 2 h + 3 h^2 < 1 means h < 2/3.
     >>> round(critical_lr([1.0]), 12)
@@ -70,9 +70,10 @@ def adam_critical_lr(
 
         sum_i  eta l~_i / (2 (1 - eta l~_i / (1 + beta1))) = 1,     l~_i = l_i / P_i
 
-    Symbols: l_i `eigenvalues` [loss / length^2], P_i `preconditioner` paired with them, or one number for scalar Adam
-    (E6, see `scalar_adam_scale`) [loss / length]; the result is in units of length, as Adam's learning rates are.
-    Exact where P commutes with H and stands still; approximate otherwise. Source: arXiv 2604.14669, theorem for ZO-Adam.
+    Symbols: l_i `eigenvalues` [loss / length^2], P_i `preconditioner` paired with them, or one number for scalar
+    Adam (E6, see `scalar_adam_scale`) [loss / length]; the result is in units of length, as Adam's learning rates
+    are. Exact where P commutes with H and stands still; approximate otherwise. Source: arXiv 2604.14669, theorem
+    for ZO-Adam.
 
     >>> round(adam_critical_lr([2.0, 1.0], 4.0) / critical_lr([0.5, 0.25], momentum=0.9, ema=True), 12)
     1.0
@@ -81,7 +82,7 @@ def adam_critical_lr(
     scales = [float(preconditioner)] * len(values) if isinstance(preconditioner, (int, float)) else list(preconditioner)
     if len(scales) != len(values) or any(not 0.0 < p < math.inf for p in scales):
         raise UsageError(
-            f"preconditioner needs one positive number, or one for each of the {len(values)} eigenvalues; got {scales[:5]}"
+            f"preconditioner needs one positive number, or one for each of {len(values)} eigenvalues; got {scales[:5]}"
         )
     preconditioned = [value / p for value, p in zip(values, scales, strict=True)]
     return critical_lr(preconditioned, momentum=beta1, directions=directions, ema=True)
@@ -90,9 +91,9 @@ def adam_critical_lr(
 def scalar_adam_scale(mean_square_slope: float, directions: int = 1, adam_eps: float = 0.0) -> float:
     """P ~ sqrt(EMA p^2 / q) + eps: what ZO-Adam divides by, the same for almost every coordinate, equation (E6).
 
-    `mean_square_slope` is the running mean of p^2 [loss^2 / length^2] over steps and directions, p the projected gradient.
-    Exact for Rademacher directions with q = 1, where every coordinate of the estimate is +p or -p; approximate otherwise.
-    Then Tr(P^-1 H) = Tr(H) / P: one scalar takes the place of a preconditioned trace.
+    `mean_square_slope` is the running mean of p^2 [loss^2 / length^2] over steps and directions, p the projected
+    gradient. Exact for Rademacher directions with q = 1, where every coordinate of the estimate is +p or -p;
+    approximate otherwise. Then Tr(P^-1 H) = Tr(H) / P: one scalar takes the place of a preconditioned trace.
 
     >>> scalar_adam_scale(9.0)
     3.0
@@ -105,9 +106,10 @@ def scalar_adam_scale(mean_square_slope: float, directions: int = 1, adam_eps: f
 def first_order_critical_lr(lambda_max: float, momentum: float = 0.0, ema: bool = False) -> float:
     """eta* with the exact gradient, for comparison; the limit q -> infinity of (5), equation (12); exact.
 
-        2 (1 + beta) / l_1  for heavy ball (2 / l_1 for gradient descent),    2 (1 + b) / ((1 - b) l_1)  for EMA momentum
+        2 (1 + beta) / l_1   heavy ball (2 / l_1: gradient descent),      2 (1 + b) / ((1 - b) l_1)   EMA momentum
 
-    `lambda_max` is l_1 [loss / length^2]. Of the preconditioned Hessian and with ema=True this is Adam's: 38 / l_1 at 0.9.
+    `lambda_max` is l_1 [loss / length^2]. Of the preconditioned Hessian and with ema=True this is Adam's: 38 / l_1
+    at 0.9.
 
     >>> first_order_critical_lr(1.0), round(first_order_critical_lr(1.0, momentum=0.9, ema=True), 9)
     (2.0, 38.0)

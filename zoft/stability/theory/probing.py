@@ -13,8 +13,8 @@ def noise_floor(loss_noise: float, radius: float, probes: int = 1, shared_centre
 
         sqrt(6 / N) delta / mu^2,   or   sqrt(2 / N + 4) delta / mu^2  when all N probes use one centre loss L(w)
 
-    Exact for independent rounding errors of equal variance. A shared centre saves forwards, and its error does not average
-    out. Below this floor a reading says nothing.
+    Exact for independent rounding errors of equal variance. A shared centre saves forwards, and its error does not
+    average out. Below this floor a reading says nothing.
 
     >>> round(noise_floor(1e-6, 1e-2, probes=6), 12)
     0.01
@@ -25,7 +25,7 @@ def noise_floor(loss_noise: float, radius: float, probes: int = 1, shared_centre
 
 
 def probe_radius(loss_noise: float, frobenius: float) -> float:
-    """mu = (sqrt(3) delta / F)^(1/2): at this radius rounding adds as much variance as Gaussian probes have; (P5), exact.
+    """mu = (sqrt(3) delta / F)^(1/2): here rounding adds as much variance as Gaussian probes have; (P5), exact.
 
     A larger radius makes rounding negligible (its variance falls as mu^-4) and adds bias of order mu^2.
     `frobenius` is F [loss / length^2].
