@@ -95,7 +95,8 @@ def _collect(node: ast.expr, enums: Mapping[str, tuple[str, ...]], kinds: set, i
     elif word in ("Union", "Optional"):
         if word == "Optional":
             kinds.add(type(None))
-        return any([_collect(argument, enums, kinds, items, choices) for argument in arguments])
+        unknown = [_collect(argument, enums, kinds, items, choices) for argument in arguments]
+        return any(unknown)
     else:
         return True
     return False

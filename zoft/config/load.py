@@ -101,9 +101,9 @@ def _parse(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:
 
 
 def _how_to_write(argument: str) -> str:
-    bare = argument.lstrip("-").replace("-", "_")
     if argument.startswith("-"):
-        return f"settings are written key=value, as {bare if '=' in bare else bare + '=VALUE'}"
+        key, _, text = argument.lstrip("-").partition("=")
+        return f"settings are written key=value, as {key.replace('-', '_')}={text or 'VALUE'}"
     try:
         find_recipe(argument)
     except UsageError:

@@ -63,11 +63,11 @@ class RunSettings:
         self._check_counts()
         if self.max_time is not None:
             seconds(self.max_time)
+        if self.label_words is not None:
+            object.__setattr__(self, "label_words", checked_label_words(self.label_words))
         if self.task is None and (self.template is None) != (self.label_words is None):
             missing = "label_words" if self.label_words is None else "template"
             raise UsageError(f"a classification of your own needs template and label_words; {missing} is missing")
-        if self.label_words is not None:
-            object.__setattr__(self, "label_words", checked_label_words(self.label_words))
         for name in ("train_file", "validation_file", "test_file"):
             check_data_file(name, getattr(self, name))
         if self.model is not None:

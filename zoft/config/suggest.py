@@ -48,6 +48,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     alias = KNOWN_ELSEWHERE.get(lowered)
     if alias in names:
         return f"; did you mean {alias}?"
-    by_lower = {name.lower(): name for name in names}
-    near = get_close_matches(lowered, by_lower, n=2, cutoff=0.7)
-    return f"; did you mean {' or '.join(by_lower[name] for name in near)}?" if near else ""
+    plain = {name.lower().replace("-", "_"): name for name in names}
+    near = get_close_matches(lowered, plain, n=2, cutoff=0.7)
+    near = near or [name for name in plain if name.startswith(lowered + "_")]
+    return f"; did you mean {' or '.join(plain[name] for name in near)}?" if near else ""

@@ -67,4 +67,7 @@ def _in_constructor(node: ast.expr | None) -> bool:
 
 def _default(node: ast.expr | None) -> object:
     value = _keyword(node, "default") if isinstance(node, ast.Call) else node
-    return value.value if isinstance(value, ast.Constant) else None
+    try:
+        return ast.literal_eval(value) if value is not None else None
+    except ValueError:  # an expression, such as default_factory
+        return None

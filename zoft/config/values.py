@@ -51,13 +51,13 @@ def checked(field: Field, value: Any) -> Any:
     zoft.errors.UsageError: max_steps must be a whole number, but 'many' (text) was given
     """
     kinds = field.kinds
-    if not kinds or value is None and type(None) in kinds:
+    if not kinds or (value is None and type(None) in kinds):
         return value
     if isinstance(value, bool) and bool not in kinds:
         word = "yes" if value else "no"
         if word in field.choices:
             return word
-    elif isinstance(value, bool) or isinstance(value, dict) and dict in kinds:
+    elif isinstance(value, bool) or (isinstance(value, dict) and dict in kinds):
         return value
     elif isinstance(value, (int, float)):
         if float in kinds and math.isfinite(value):

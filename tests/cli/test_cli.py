@@ -1,0 +1,106 @@
+"""The `zoft` command as a user types it, in an empty folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoft
+from zoft import cli
+from zoft.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANK", raising=False)
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"zoft {zoft.__version__}\n"
+
+
+def test_help_names_every_command(capsys):
+    assert cli.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(f"zoft {name}" in out for name in cli.COMMANDS)
+
+
+def test_recipes_lists_what_each_needs(capsys):
+    assert cli.main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert "opt-13b-sst2-zoft" in out and "52 GB of GPU memory" in out and "91.4 %" in out and "facebook/opt-13b" in out
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_recipes_shows_your_own_too(tmp_path, capsys):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/mine.yaml").write_text("model: a/b\ntask: sst2\nneeds: patience\n")
+    assert cli.main(["recipes"]) == 0
+    assert "patience" in capsys.readouterr().out
+
+
+def test_configs_prints_the_path_of_a_launch_file(capsys):
+    assert cli.main(["configs", "cpu"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.is_file() and path.name == "cpu.yaml"
+    assert cli.main(["configs"]) == 0
+    assert {"cpu", "cpu_two", "fsdp2", "multi_gpu", "one_gpu"} <= {
+        line.split()[0] for line in capsys.readouterr().out.splitlines()
+    }
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["finetun"], "unknown command 'finetun'; did you mean finetune?"),
+        (["dance"], "unknown command 'dance'; there are finetune, recipes, configs"),
+        (["configs", "fsdp"], "unknown launch file 'fsdp'; did you mean fsdp2?"),
+        (["configs", "a", "b"], "takes one name"),
+        (["recipes", "all"], "takes no arguments"),
+    ],
+)
+def test_wrong_input_is_one_message_and_code_2(argv, part, capsys):
+    assert cli.main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1 and part in captured.err
+
+
+def test_only_rank_0_speaks(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert cli.main(["finetun"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_commands_keep_their_own_exit_code(monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "echo", cli.Command("tests_cli_echo:main", "for this test"))
+    module = type(sys)("tests_cli_echo")
+    module.main = lambda argv: int(argv[0])  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tests_cli_echo", module)
+    assert cli.main(["echo", "5"]) == 5
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch):
+    def broken(argv):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(cli.Command, "load", lambda self: broken)
+    with pytest.raises(ValueError, match="a bug"):
+        cli.main(["recipes"])
+    assert issubclass(UsageError, ValueError)
+
+
+@pytest.mark.parametrize("module", ["zoft", "zoft.cli"])
+def test_run_as_a_module(module):
+    root = str(Path(zoft.__file__).parent.parent)
+    path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", module, "finetun"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    assert done.returncode == 2 and done.stderr.startswith("zoft: unknown command") and done.stdout == ""
