@@ -40,11 +40,7 @@ class ReadOnly(Perturbation):
         self._view = ReadOnlyView(space)
 
     def losses(self, population: Sequence[Point], loss: Callable[[], float]) -> list[float]:
-        results = []
-        for point in population:
-            with self._view.at(point):
-                results.append(loss())
-        return results
+        return [self._view.evaluate(point, loss) for point in population]
 
 
 class InPlace(Perturbation):

@@ -4,8 +4,10 @@ Around the forward pass of each module that holds a trainable parameter, the att
 just filled with w + s z; afterwards the parameter is put back. One scratch buffer serves all modules: it is a stack, as deep as
 modules with weights of their own nest, in most models the size of the largest one.
 
-A weight that is read in another way (by a parent, from a cached list, in a fused kernel) would silently be seen unperturbed. So
-the first pass is audited: an operation that reads the memory of a trainable parameter is an error that names it.
+A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So the
+first pass is audited: when an operation reads the memory of a trainable parameter, the pass is begun again with that parameter
+displaced from beginning to end, in scratch of its own; if it is still read (through a reference cached elsewhere), that is an
+error that names it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import bisect
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -40,7 +42,8 @@ class ReadOnlyView:
                 held[module].append((attribute, slot))
         self._held = dict(held)
         self._scratch = _Stack()
-        self._swapped: list[tuple[nn.Module, str, torch.Tensor | None]] = []
+        self._swapped: list[list[tuple[nn.Module, str, torch.Tensor | None]]] = []  # a stack; one entry per scratch
+        self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
         self._audited = False
         self._filling = False
         self._ran: set[nn.Module] = set()
@@ -50,17 +53,34 @@ class ReadOnlyView:
         """The largest amount of memory that perturbed copies took at once."""
         return self._scratch.peak
 
-    @contextmanager
-    def at(self, point: Point) -> Iterator[None]:
-        """Inside, every module that holds trainable parameters sees them displaced by `point`.
+    def evaluate(self, point: Point, loss: Callable[[], float]) -> float:
+        """`loss()` with every trainable parameter displaced by `point`.
 
         Raises:
             UnsupportedModuleError: (first pass) a trainable parameter is read other than through its module's attribute.
         """
+        while True:
+            try:
+                with self.at(point):
+                    return loss()
+            except _ReadOutside as error:
+                if error.slot in self._whole_pass:
+                    raise UnsupportedModuleError(
+                        f"{error.slot.name!r} is read by {error.operation} through a reference kept outside its module, which "
+                        "a read-only perturbation cannot reach; freeze it or use perturbation=in_place"
+                    ) from None
+                self._whole_pass.append(error.slot)
+                logger.info("%s is read outside its module: its perturbed copy is held for a whole pass", error.slot.name)
+
+    @contextmanager
+    def at(self, point: Point) -> Iterator[None]:
+        """Inside, every module that holds trainable parameters sees them displaced by `point`."""
         moves = (Move(point),)
         handles = []
         audit = nullcontext() if self._audited else _Audit(self)
         try:
+            for slot in self._whole_pass:
+                self._displace(slot, slot.owners, moves)
             for module in self._held:
                 handles.append(module.register_forward_pre_hook(lambda m, _: self._swap(m, moves)))
                 handles.append(module.register_forward_hook(lambda m, *_: self._restore(m), always_call=True))
@@ -77,25 +97,30 @@ class ReadOnlyView:
 
     def _swap(self, module: nn.Module, moves: tuple[Move, ...]) -> None:
         self._ran.add(module)
+        for attribute, slot in self._held[module]:
+            if slot not in self._whole_pass:
+                self._displace(slot, ((module, attribute),), moves)
+
+    def _displace(self, slot: Slot, owners: Sequence[tuple[nn.Module, str]], moves: tuple[Move, ...]) -> None:
+        """Fill scratch with the displaced weight and let the owners' attributes show it."""
         self._filling = True
         try:
-            for attribute, slot in self._held[module]:
-                scratch = self._scratch.push(slot.weight)
-                self._swapped.append((module, attribute, module._parameters[attribute]))
-                target = Target(slot.weight, slot.window, out=scratch)
-                self._space.backend.axpby_(target, moves)
+            scratch = self._scratch.push(slot.weight)
+            self._swapped.append([(module, attribute, module._parameters[attribute]) for module, attribute in owners])
+            self._space.backend.axpby_(Target(slot.weight, slot.window, out=scratch), moves)
+            for module, attribute in owners:
                 module._parameters[attribute] = scratch  # type: ignore[assignment]
         finally:
             self._filling = False
 
     def _restore(self, module: nn.Module) -> None:
-        for _ in self._held[module]:
-            if self._swapped and self._swapped[-1][0] is module:
+        for _, slot in self._held[module]:
+            if slot not in self._whole_pass and self._swapped and self._swapped[-1][0][0] is module:
                 self._pop()
 
     def _pop(self) -> None:
-        module, attribute, weight = self._swapped.pop()
-        module._parameters[attribute] = weight  # type: ignore[assignment]
+        for module, attribute, weight in self._swapped.pop():
+            module._parameters[attribute] = weight  # type: ignore[assignment]
         self._scratch.pop()
 
     def _report_unused(self) -> None:
@@ -132,36 +157,41 @@ class _Stack:
         self._tops.pop()
 
 
+class _ReadOutside(Exception):
+    """A trainable parameter was read while its displaced copy was not shown."""
+
+    def __init__(self, slot: Slot, operation: str) -> None:
+        super().__init__(slot.name)
+        self.slot, self.operation = slot, operation
+
+
 class _Audit(TorchDispatchMode):
-    """Refuses any operation that reads the memory of a trainable parameter while its perturbed copy should be read."""
+    """Stops at any operation that reads the memory of a trainable parameter while its perturbed copy should be read."""
 
     def __init__(self, view: ReadOnlyView) -> None:
         super().__init__()
         self._view = view
-        spans = [(s.weight.data_ptr(), s.weight.nbytes, s.name) for s in view._space.slots if s.weight.numel()]
-        self._spans = sorted(spans)
-        self._starts = [start for start, _, _ in self._spans]
+        slots = [slot for slot in view._space.slots if slot.weight.numel()]
+        self._slots = sorted(slots, key=lambda slot: slot.weight.data_ptr())
+        self._starts = [slot.weight.data_ptr() for slot in self._slots]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not self._view._filling:
             for tensor in _tensors((args, kwargs or {})):
-                name = self._owner(tensor)
-                if name is not None:
-                    raise UnsupportedModuleError(
-                        f"{name!r} is read by {func} behind its module's back (by a parent module, a cached list or a fused "
-                        "kernel), so a read-only perturbation cannot reach it; freeze it or use perturbation=in_place"
-                    )
+                slot = self._owner(tensor)
+                if slot is not None:
+                    raise _ReadOutside(slot, str(func))
         return func(*args, **(kwargs or {}))
 
-    def _owner(self, tensor: torch.Tensor) -> str | None:
+    def _owner(self, tensor: torch.Tensor) -> Slot | None:
         """The trainable parameter in whose memory `tensor` begins."""
         if tensor.device.type == "meta" or not tensor.numel():
             return None
         index = bisect.bisect_right(self._starts, tensor.data_ptr()) - 1
         if index < 0:
             return None
-        start, size, name = self._spans[index]
-        return name if tensor.data_ptr() < start + size else None
+        slot = self._slots[index]
+        return slot if tensor.data_ptr() < self._starts[index] + slot.weight.nbytes else None
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

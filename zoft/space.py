@@ -18,7 +18,7 @@ from zoft.naming import canonical_name, stream_ids
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Slot:
     """One trainable parameter: its tensor, its address, and every module attribute through which it is read."""
 

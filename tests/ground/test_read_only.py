@@ -1,0 +1,215 @@
+"""Forward passes at w + s z that leave w bit for bit."""
+
+import pytest
+import torch
+from torch import nn
+
+from zoft.backends import Move, Term
+from zoft.directions import Direction, Distribution, draw
+from zoft.errors import UnsupportedModuleError, UsageError
+from zoft.optimizer import ZOOptimizer
+from zoft.perturb import InPlace, ReadOnly, evaluation_mode
+from zoft.read_only import ReadOnlyView
+from zoft.space import ParameterSpace
+
+EPS = 2.0**-10
+DIRECTION = Direction(seed=3, step=5)
+PLUS, MINUS = (Term(DIRECTION, EPS),), (Term(DIRECTION, -EPS),)
+
+
+class TiedLM(nn.Module):
+    """An embedding tied to its head, norms, biases and a parameter of the root's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(37, 12)
+        self.norm = nn.LayerNorm(12)
+        self.hidden = nn.Linear(12, 12)
+        self.head = nn.Linear(12, 37, bias=False)
+        self.head.weight = self.embed.weight
+        self.scale = nn.Parameter(torch.ones(12))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(torch.tanh(self.hidden(self.embed(ids))) * self.scale))
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+def assert_bit_equal(model: nn.Module, before: dict[str, torch.Tensor]) -> None:
+    for name, weight in model.named_parameters():
+        assert isinstance(weight, nn.Parameter)
+        assert torch.equal(weight.detach().view(torch.uint8), before[name].view(torch.uint8)), name
+
+
+def displaced(model: TiedLM, scale: float) -> TiedLM:
+    """The same model with w + scale z written into it, by the definition."""
+    space = ParameterSpace(model, backend_name="reference")
+    twin = TiedLM().to(model.embed.weight.dtype)
+    twin.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        for slot in space.slots:
+            z = draw(DIRECTION, slot.window).reshape(slot.weight.shape)
+            twin.get_parameter(slot.name).copy_((slot.weight.float() + scale * z).to(slot.weight.dtype))
+    return twin
+
+
+@pytest.fixture(params=[torch.float32, torch.bfloat16, torch.float16], ids=str)
+def model(request: pytest.FixtureRequest) -> TiedLM:
+    torch.manual_seed(0)
+    return TiedLM().to(request.param)
+
+
+IDS = torch.arange(20).reshape(4, 5)
+
+
+def test_forward_sees_the_perturbed_weights_and_leaves_them(model: TiedLM) -> None:
+    before = snapshot(model)
+    view = ReadOnlyView(ParameterSpace(model))
+    for scale, point in ((EPS, PLUS), (-EPS, MINUS)):
+        with torch.no_grad(), view.at(point):
+            seen = model(IDS)
+        with torch.no_grad():
+            assert torch.equal(seen, displaced(model, scale)(IDS))
+    assert_bit_equal(model, before)
+
+
+def test_tied_weights_are_one_parameter(model: TiedLM) -> None:
+    space = ParameterSpace(model)
+    assert [slot.name for slot in space.slots] == ["scale", "embed.weight", "norm.weight", "norm.bias", "hidden.weight", "hidden.bias"]
+    assert {id(module) for module, _ in space.slots[1].owners} == {id(model.embed), id(model.head)}
+
+
+def test_weights_tied_through_memory_are_one_parameter() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = nn.Parameter(first.weight.data)  # another object, the same storage
+    assert len(ParameterSpace(nn.Sequential(first, second)).slots) == 3
+
+
+def test_partly_overlapping_weights_are_refused() -> None:
+    flat = torch.zeros(20)
+    module = nn.Module()
+    module.first, module.second = nn.Parameter(flat[:12]), nn.Parameter(flat[8:])
+    with pytest.raises(UsageError, match="'first' and 'second' overlap"):
+        ParameterSpace(module)
+
+
+@pytest.mark.parametrize("kind", [ReadOnly, InPlace])
+def test_weights_survive_an_exception_half_way(model: TiedLM, kind: type) -> None:
+    space = ParameterSpace(model)
+    if kind is ReadOnly:
+        perturbation = ReadOnly(space)
+    else:
+        if model.embed.weight.dtype is not torch.float32:
+            with pytest.warns(UserWarning, match="writes noise into 16-bit"):
+                perturbation = InPlace(space, eps=EPS, distribution=Distribution.RADEMACHER)
+        else:
+            perturbation = InPlace(space, eps=EPS, distribution=Distribution.RADEMACHER)
+        perturbation.losses([PLUS, MINUS], lambda: 0.0)  # the first cycle settles 16-bit weights on their grid
+    before = snapshot(model)
+    calls = iter([lambda: model(IDS), lambda: model(torch.full((1, 1), 99))])  # 99 is not in the vocabulary
+    with evaluation_mode(model), pytest.raises(IndexError):
+        perturbation.losses([PLUS, MINUS], lambda: next(calls)().sum().item())
+    if model.embed.weight.dtype is torch.float32 and kind is InPlace:
+        for name, weight in model.named_parameters():
+            torch.testing.assert_close(weight.detach(), before[name], rtol=0, atol=2e-7)
+    else:
+        assert_bit_equal(model, before)
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+def test_scratch_is_no_larger_than_the_largest_module(model: TiedLM) -> None:
+    view = ReadOnlyView(ParameterSpace(model))
+    with torch.no_grad(), view.at(PLUS):
+        model(IDS)
+    root = 64  # model.scale is held while the children run, rounded up to the alignment
+    assert view.scratch_bytes <= model.embed.weight.nbytes + root + 64
+
+
+def test_two_thousand_steps_at_learning_rate_zero_change_no_bit() -> None:
+    torch.manual_seed(0)
+    model = TiedLM().to(torch.bfloat16)
+    before = snapshot(model)
+    optimizer = ZOOptimizer(model, lr=0.0)
+    for _ in range(2000):
+        optimizer.step(lambda: model(IDS[:1, :2]).float().square().mean())
+    assert optimizer.steps == 2000 and optimizer.skipped == 0
+    assert_bit_equal(model, before)
+
+
+@pytest.mark.parametrize(
+    "module", [nn.Conv1d(3, 4, 2), nn.LSTM(4, 5), nn.GRU(4, 5), nn.BatchNorm1d(3), nn.Bilinear(4, 4, 2)], ids=lambda m: type(m).__name__
+)
+def test_plain_modules_see_the_perturbed_weights(module: nn.Module) -> None:
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    arguments = (x, x) if isinstance(module, nn.Bilinear) else (x,)
+    space = ParameterSpace(module, backend_name="reference")
+    before = snapshot(module)
+    with evaluation_mode(module), ReadOnlyView(space).at(PLUS):
+        seen = module(*arguments)
+    assert_bit_equal(module, before)
+    space.move_([Move(PLUS)])
+    with evaluation_mode(module):
+        expected = module(*arguments)
+    torch.testing.assert_close(seen, expected, rtol=0, atol=0)
+
+
+class ReadsAChild(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.inner.weight)
+
+
+@pytest.mark.parametrize("module", [ReadsAChild(), nn.MultiheadAttention(4, 2)], ids=lambda m: type(m).__name__)
+def test_a_weight_read_outside_its_module_is_displaced_for_the_whole_pass(module: nn.Module) -> None:
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    arguments = (x, x, x) if isinstance(module, nn.MultiheadAttention) else (x,)
+    space = ParameterSpace(module, backend_name="reference")
+    before = snapshot(module)
+    losses = []
+    with evaluation_mode(module):
+        ReadOnlyView(space).evaluate(PLUS, lambda: losses.append(module(*arguments)) or 0.0)
+        assert_bit_equal(module, before)
+        space.move_([Move(PLUS)])
+        expected = module(*arguments)
+    seen, expected = (o[0] if isinstance(o, tuple) else o for o in (losses[-1], expected))
+    assert torch.equal(seen, expected)
+
+
+def test_a_weight_read_through_a_cached_reference_is_an_error_that_names_it() -> None:
+    module = nn.Linear(4, 4)
+    weight = module.weight
+    view = ReadOnlyView(ParameterSpace(module))
+    with pytest.raises(UnsupportedModuleError, match="'weight' is read by"), torch.no_grad():
+        view.evaluate(PLUS, lambda: float((weight @ torch.ones(4)).sum() + module(torch.ones(4)).sum()))
+
+
+def test_an_embedding_that_rewrites_itself_is_refused() -> None:
+    with pytest.raises(UnsupportedModuleError, match="max_norm"):
+        ParameterSpace(nn.Embedding(4, 4, max_norm=1.0))
+
+
+def test_unused_parameters_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+    module = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
+    with torch.no_grad(), ReadOnlyView(ParameterSpace(module)).at(PLUS):
+        module["used"](torch.ones(1, 2))
+    assert "idle.weight" in caplog.text and "used.weight" not in caplog.text
+
+
+def test_quantised_weights_cannot_be_trained_themselves() -> None:
+    module = nn.Linear(2, 2)
+    module.weight = nn.Parameter(torch.zeros(2, 2, dtype=torch.int8), requires_grad=False)
+    module.weight.requires_grad = False
+    ParameterSpace(module)  # the bias alone is fine
+    complex_weight = nn.Linear(2, 2, dtype=torch.complex64)
+    with pytest.raises(UsageError, match="'weight' is torch.complex64"):
+        ParameterSpace(complex_weight)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(UsageError, match="nothing to train"):
+        ParameterSpace(nn.Linear(2, 2).requires_grad_(False))

@@ -1,0 +1,42 @@
+"""Run by test_processes.py under a launcher: trains a tiny model and writes what each rank ended with."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+
+def main(folder: str, accumulation: str, with_callback: str) -> None:
+    from transformers import OPTConfig, OPTForCausalLM, Trainer, TrainingArguments
+
+    from zoft.trainer import ZOCallback, ZOConfig, ZOTrainer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = OPTForCausalLM(
+        OPTConfig(
+            vocab_size=50, hidden_size=16, ffn_dim=32, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=32, word_embed_proj_dim=16,
+        )
+    )  # fmt: skip
+    ids = torch.randint(4, 50, (64, 12), generator=torch.Generator().manual_seed(1))
+    rows = [{"input_ids": row, "labels": row} for row in ids]
+    arguments = {
+        "output_dir": folder, "max_steps": 5, "per_device_train_batch_size": 4, "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "gradient_accumulation_steps": int(accumulation),
+        "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "weight_decay": 0.1,
+    }  # fmt: skip
+    if with_callback == "callback":
+        trainer = Trainer(model, TrainingArguments(**arguments), train_dataset=rows, callbacks=[ZOCallback()])
+    else:
+        trainer = ZOTrainer(model, ZOConfig(**arguments), train_dataset=rows)
+    trainer.train()
+    rank = int(os.environ.get("RANK", "0"))
+    result = {"print": trainer.zo.space.fingerprint(), "world": trainer.args.world_size, "loss": trainer.zo.last.estimate.loss}
+    Path(folder, f"rank{rank}-{with_callback}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

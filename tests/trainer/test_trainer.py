@@ -1,0 +1,230 @@
+"""ZOTrainer and ZOCallback behave as a Trainer does, without a gradient anywhere."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from zoft.errors import UsageError
+from zoft.optimizer import ZOOptimizer
+from zoft.trainer import ZOCallback, ZOConfig, ZOTrainer
+
+
+def trained(model, arguments, rows, **changes):
+    trainer = ZOTrainer(model, ZOConfig(**{**arguments, **changes}), train_dataset=rows, eval_dataset=rows[:8])
+    trainer.train()
+    return trainer
+
+
+def test_training_lowers_the_loss_and_logs_it(tiny_model, arguments, rows) -> None:
+    trainer = trained(tiny_model(), arguments, rows[:4], max_steps=150, logging_steps=10)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.1
+    entry = trainer.state.log_history[0]
+    assert entry["learning_rate"] == 1e-3 and entry["zo/skipped_steps"] == 0 and entry["zo/projected_grad"] > 0
+    assert "grad_norm" not in entry
+
+
+def test_no_graph_is_ever_built(tiny_model, arguments, rows) -> None:
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        trainer = trained(tiny_model(), arguments, rows)
+    assert not saved
+    assert all(p.grad is None and p.requires_grad for p in trainer.model.parameters())
+
+
+def test_one_callback_makes_a_stock_trainer_train_the_same_way(tiny_model, arguments, rows) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    changes = {"gradient_accumulation_steps": 2, "weight_decay": 0.1, "lr_scheduler_type": "cosine"}
+    expected = trained(tiny_model(), arguments, rows, **changes)
+    stock = Trainer(
+        tiny_model(), TrainingArguments(**{**arguments, **changes}), train_dataset=rows, callbacks=[ZOCallback()]
+    )
+    stock.train()
+    assert stock.zo.space.fingerprint() == expected.zo.space.fingerprint()
+    attached = Trainer(tiny_model(), TrainingArguments(**{**arguments, **changes}), train_dataset=rows)
+    ZOCallback().attach(attached).train()
+    assert attached.zo.space.fingerprint() == expected.zo.space.fingerprint()
+
+
+def test_a_callback_added_too_late_fails_loudly(tiny_model, arguments, rows) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    trainer = Trainer(tiny_model(), TrainingArguments(**arguments), train_dataset=rows)
+    trainer.add_callback(ZOCallback())
+    with pytest.raises(UsageError, match="after the trainer was built"):
+        trainer.train()
+
+
+def test_callback_inside_trl(tiny_model, arguments, tmp_path) -> None:
+    """SFTTrainer wraps compute_loss and training_step; the callback trains it, and its evaluation keeps its names."""
+    trl = pytest.importorskip("trl")
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<pad>", "<eos>", *"abcdefghijklmnopqrstuvwxyz"]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
+    data = Dataset.from_list([{"text": " ".join("abcdefgh"[i % 3 :])} for i in range(16)])
+    keep = {k: v for k, v in arguments.items() if k != "save_strategy"}
+    config = trl.SFTConfig(**{**keep, "max_steps": 4, "bf16": False, "gradient_checkpointing": False, "max_length": 16})
+    trainer = trl.SFTTrainer(
+        tiny_model(), config, train_dataset=data, processing_class=tokenizer, callbacks=[ZOCallback()]
+    )
+    before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+    trainer.train()
+    assert trainer.zo.steps == 4 and trainer.zo.skipped == 0
+    assert any(not torch.equal(weight, before[name]) for name, weight in trainer.model.named_parameters())
+    assert any("loss" in entry and "zo/projected_grad" in entry for entry in trainer.state.log_history)
+
+
+@pytest.mark.parametrize("perturbation", ["read_only", "in_place"])
+def test_resume_equals_an_uninterrupted_run(tiny_model, arguments, rows, perturbation) -> None:
+    changes = {"save_strategy": "steps", "save_steps": 2, "perturbation": perturbation, "weight_decay": 0.01}
+    whole = trained(tiny_model(), arguments, rows, **changes)
+    resumed = ZOTrainer(tiny_model(), ZOConfig(**{**arguments, **changes}), train_dataset=rows)
+    resumed.train(resume_from_checkpoint=f"{arguments['output_dir']}/checkpoint-2")
+    assert resumed.zo.steps == whole.zo.steps == 6
+    assert resumed.zo.space.fingerprint() == whole.zo.space.fingerprint()
+
+
+def test_resuming_with_another_seed_is_refused(tiny_model, arguments, rows) -> None:
+    changes = {"save_strategy": "steps", "save_steps": 2}
+    trained(tiny_model(), arguments, rows, **changes)
+    other = ZOTrainer(tiny_model(), ZOConfig(**{**arguments, **changes, "zo_seed": 9}), train_dataset=rows)
+    with pytest.raises(UsageError, match="seed 42, this run has 9"):
+        other.train(resume_from_checkpoint=f"{arguments['output_dir']}/checkpoint-2")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_saved_model_loads_and_generates(tiny_model, arguments, rows, dtype, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    trainer = trained(tiny_model(dtype), arguments, rows)
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype="auto")
+    for (name, mine), (_, theirs) in zip(trainer.model.named_parameters(), loaded.named_parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
+    assert loaded.generate(rows[0]["input_ids"][None, :4], max_new_tokens=3, do_sample=False).shape == (1, 7)
+
+
+def test_best_model_is_loaded_at_the_end(tiny_model, arguments, rows) -> None:
+    trainer = trained(
+        tiny_model(), arguments, rows, save_strategy="steps", eval_strategy="steps", save_steps=2, eval_steps=2,
+        load_best_model_at_end=True, learning_rate=0.3,
+    )  # fmt: skip
+    evaluations = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluations), rel=1e-6)
+
+
+def test_lora_trains_the_adapter_alone(tiny_model, arguments, rows, tmp_path) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    model = get_peft_model(tiny_model(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    trainer = trained(model, arguments, rows)
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]) == ("lora_" not in name), name
+        assert weight.requires_grad == ("lora_" in name)
+    trainer.save_model(str(tmp_path / "adapter"))
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "adapter")
+    inputs = rows[0]["input_ids"][None]
+    model.eval(), loaded.eval()
+    assert torch.equal(model(inputs).logits, loaded(inputs).logits)
+
+
+def test_accumulation_is_one_direction_over_the_mean_loss(tiny_model, arguments, rows) -> None:
+    accumulated = trained(tiny_model(), arguments, rows, gradient_accumulation_steps=4, per_device_train_batch_size=4)
+    whole = trained(tiny_model(), arguments, rows, per_device_train_batch_size=16)
+    for (name, one), (_, other) in zip(
+        accumulated.model.named_parameters(), whole.model.named_parameters(), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-5, msg=name)
+
+
+def test_weight_decay_spares_norms_and_biases(tiny_model) -> None:
+    model = tiny_model()
+    decaying = {slot.name for slot in ZOOptimizer(model, lr=0.0).space.slots if slot.decays}
+    assert "model.decoder.layers.0.fc1.weight" in decaying and "model.decoder.embed_tokens.weight" in decaying
+    assert not any("bias" in name or "norm" in name for name in decaying)
+
+
+def test_weight_decay_is_decoupled() -> None:
+    model = nn.Linear(3, 2)
+    weight, bias = model.weight.detach().clone(), model.bias.detach().clone()
+    optimizer = ZOOptimizer(model, lr=0.5, weight_decay=0.1)
+    optimizer.step(lambda: 1.0)  # a constant loss: no slope, only decay
+    assert torch.equal(model.weight, weight * torch.tensor(0.95)) and torch.equal(model.bias, bias)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_step_with_a_non_finite_loss_moves_nothing(tiny_model, arguments, rows, bad) -> None:
+    class Sometimes(ZOTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return super().compute_loss(*args, **kwargs) * (bad if self.state.global_step == 2 else 1.0)
+
+    trainer = Sometimes(tiny_model(), ZOConfig(**arguments), train_dataset=rows)
+    prints = []
+    trainer.create_optimizer()
+    trainer.zo.observers.append(lambda step: prints.append((step.flags.skipped, trainer.zo.space.fingerprint())))
+    trainer.train()
+    assert [skipped for skipped, _ in prints] == [False, False, True, False, False, False]
+    assert prints[2][1] == prints[1][1] != prints[3][1]
+    assert trainer.state.log_history[1]["zo/skipped_steps"] == 1
+
+
+def test_dropout_is_off_while_losses_are_taken_and_the_root_keeps_its_flag(tiny_model) -> None:
+    model = tiny_model().train()
+    seen = []
+    model.model.decoder.layers[0].register_forward_pre_hook(lambda module, _: seen.append((model.training, module.training)))
+    ids = torch.arange(8)[None]
+    optimizer = ZOOptimizer(model, lr=0.0)
+    state = torch.random.get_rng_state()
+    first = optimizer.step(lambda: model(ids, labels=ids).loss)
+    optimizer.steps = 0
+    assert optimizer.step(lambda: model(ids, labels=ids).loss) == first  # dropout 0.1 would differ
+    assert seen[0] == (True, False) and all(module.training for module in model.modules())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_seed_directions_and_flops(tiny_model, arguments, rows) -> None:
+    one = trained(tiny_model(), arguments, rows, max_steps=1, zo_directions=3, logging_steps=1)
+    assert len(one.zo.last.estimate.coefficients) == 3
+    single = trained(tiny_model(), arguments, rows, max_steps=1)
+    assert one.state.total_flos == 3 * single.state.total_flos
+    inputs = {"input_ids": rows[0]["input_ids"][None]}
+    assert single.floating_point_ops(inputs) == 4 * 12 * single.model.num_parameters(exclude_embeddings=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fp16": True}, "fp16"),
+        ({"zo_eps": -1.0}, "zo_eps"),
+        ({"zo_directions": 0}, "zo_directions"),
+        ({"gradient_checkpointing": True}, "gradient_checkpointing"),
+    ],
+)
+def test_arguments_that_cannot_work_are_refused(arguments, changes, message) -> None:
+    with pytest.raises(UsageError, match=message):
+        ZOConfig(**{**arguments, **changes})
+
+
+def test_zo_config_has_every_zeroth_order_setting() -> None:
+    from dataclasses import fields
+
+    from zoft.trainer import ZOSettings
+
+    mine = {f.name: f for f in fields(ZOConfig)}
+    for setting in fields(ZOSettings):
+        assert mine[setting.name].default == setting.default, setting.name
+        assert mine[setting.name].metadata["help"]
