@@ -49,7 +49,7 @@ def test_a_task_of_your_own_needs_template_and_words():
 
 
 def test_data_files(tmp_path):
-    with pytest.raises(UsageError, match="train_file: .*missing.csv does not exist"):
+    with pytest.raises(UsageError, match=r"train_file: .*missing\.csv does not exist"):
         RunSettings(train_file=str(tmp_path / "missing.csv"))
     with pytest.raises(UsageError, match="is a folder, not a file"):
         RunSettings(test_file=str(tmp_path))
