@@ -1,0 +1,7 @@
+"""Tasks: prompts, answers, splits and their tokens. See docs/adding-a-task.md."""
+
+from zoft.tasks.base import Architecture, Example, HubSource, Task
+from zoft.tasks.classification import Classification
+from zoft.tasks.table import TASKS, resolve
+
+__all__ = ["TASKS", "Architecture", "Classification", "Example", "HubSource", "Task", "resolve"]

@@ -1,0 +1,131 @@
+"""The contract of a task: how a row of data becomes a prompt, its possible answers and the right one among them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar
+
+from zoft.errors import UsageError
+
+# What the model does with a prompt: continue it, fill in its mask, or classify it with a head of its own.
+Architecture = Literal["causal", "masked", "classifier"]
+NO_ENTRIES: Mapping[str, str] = MappingProxyType({})
+T = TypeVar("T", bound="Task")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question, ready to be tokenised.
+
+    The model reads ``prompt + candidates[i]`` exactly as written, so a candidate carries its own leading space
+    (``"It was"`` + ``" great"``). A masked LM reads ``prompt``, its mask in place of the candidate, and ``suffix``.
+
+    Raises:
+        UsageError: no candidate, an empty one, a gold index outside them; the message names the row.
+    """
+
+    prompt: str
+    candidates: tuple[str, ...]  # one: plain generation; two or more: a choice
+    gold: int  # index of the right candidate
+    row: int  # where it stands in its source, from 1; a header is not counted
+    source: str = ""  # file or dataset, to word errors
+    passage: tuple[int, int] = (0, 0)  # characters of the prompt that may be dropped, from their left end, to fit
+    suffix: str = ""  # what follows the answer in a masked LM's prompt
+    answers: tuple[str, ...] = ()  # every text that counts as right, where that is more than the gold candidate
+    group: str = ""  # rows with one group are scored together by metrics that ask for it
+
+    def __post_init__(self) -> None:
+        if not self.candidates:
+            raise UsageError(f"{self.where}: there is no candidate answer")
+        for number, candidate in enumerate(self.candidates):
+            if not candidate.strip():
+                raise UsageError(f"{self.where}: candidate {number + 1} of {len(self.candidates)} is empty")
+        if not 0 <= self.gold < len(self.candidates):
+            raise UsageError(f"{self.where}: gold is {self.gold}, but there are {len(self.candidates)} candidates from 0")
+        start, end = self.passage
+        if not 0 <= start <= end <= len(self.prompt):
+            raise UsageError(f"{self.where}: the passage {self.passage} lies outside the prompt's {len(self.prompt)} characters")
+
+    @property
+    def where(self) -> str:
+        """The row, as an error names it.
+
+        >>> Example("It was", (" bad", " good"), gold=1, row=7, source="train.tsv").where
+        'train.tsv, row 7'
+        """
+        return f"{self.source}, row {self.row}" if self.source else f"row {self.row}"
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where `datasets` finds a task without running anybody's loading script."""
+
+    repository: str
+    configuration: str | None = None
+    train: str = "train"
+    validation: str = "validation"
+    test: str | None = None  # None: its labels are not public, so the validation split serves as the test set
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """One kind of question. A member is data (a frozen value); only `example` is code."""
+
+    name: str
+    metric: str = "accuracy"  # a name in zoft.metrics.METRICS
+    hub: HubSource | None = None
+    headerless: tuple[str, ...] = ()  # column names of a csv or tsv file that comes without a header
+    aliases: Mapping[str, str] = field(default=NO_ENTRIES)  # column as some files call it -> column as this task does
+
+    @property
+    @abstractmethod
+    def columns(self) -> tuple[str, ...]:
+        """Every column that `example` reads, the label's last."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels a k-shot split is balanced over, in the order of the candidates; empty where there are none."""
+        return ()
+
+    @abstractmethod
+    def example(self, row: Mapping[str, Any], number: int, source: str = "") -> Example:
+        """The example in row `number` (from 1) of `source`.
+
+        Raises:
+            UsageError: a missing column, a label that is not among the task's; it names the row.
+        """
+
+    def prompted_for(self: T, architecture: Architecture) -> T:
+        """The task with the prompt that suits `architecture`; the same one unless a member says otherwise."""
+        return self
+
+    def with_settings(
+        self: T, template: str | None = None, label_words: Mapping[str, str] | None = None, label_column: str | None = None
+    ) -> T:
+        """The task with a user's own template, label words or label column (None: as it is).
+
+        Raises:
+            UsageError: the task has no such thing.
+        """
+        given = {"template": template, "label_words": label_words, "label_column": label_column}
+        changes = {name: value for name, value in given.items() if value is not None}
+        for name in changes:
+            if name not in type(self).__dataclass_fields__:
+                raise UsageError(f"task {self.name} has no {name}; leave the setting out")
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def column_value(row: Mapping[str, Any], column: str, where: str) -> Any:
+    """The value of `column`.
+
+    Raises:
+        UsageError: there is no such column (it lists those that are there), or nothing in it.
+    """
+    if column not in row:
+        raise UsageError(f"{where}: there is no column {column!r}; the columns are: {', '.join(map(str, row))}")
+    if row[column] is None:
+        raise UsageError(f"{where}: column {column!r} is empty")
+    return row[column]
