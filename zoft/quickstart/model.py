@@ -1,0 +1,138 @@
+"""The small language model as an ordinary Hugging Face folder, made once per recipe and kept in a per-user cache.
+
+A folder in the cache is either whole or not used: it is built under a temporary name and renamed, its manifest lists the
+sha256 of every file, and a folder that does not agree with its manifest is built again. One process builds at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zoft.errors import UsageError
+from zoft.quickstart.world import Sizes, World, build_world, vocabulary
+
+MANIFEST = "zoft-manifest.json"
+ENOUGH = 0.95  # share of like-minded words on the probe split
+ATTEMPTS = 3  # seeds tried before giving up
+Progress = Callable[[int, int], None]  # (steps done, steps in all)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished folder says of itself."""
+
+    like_minded: float  # share of probe reviews followed by an opinion of their own sentiment
+    seed: int  # the pretraining seed that reached it
+    files: dict[str, str]  # name -> sha256
+
+
+def prepare(cache_dir: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Path:
+    """The folder of the model, built first where it is missing or damaged.
+
+    Args:
+        cache_dir: where folders are kept; None: ``$ZOFT_CACHE``, or ``$XDG_CACHE_HOME/zoft``, or ``~/.cache/zoft``.
+        progress: called after every pretraining step; not called at all when the folder is already there.
+
+    Raises:
+        UsageError: the cache cannot be written.
+        RuntimeError: no attempt learned the corpus well enough.
+    """
+    from filelock import FileLock
+
+    root = cache_root(cache_dir)
+    folder = root / f"quickstart-{recipe_hash()}"
+    if read_manifest(folder) is not None:
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f"{folder.name}.lock"):
+            if read_manifest(folder) is None:  # nobody built it while this process waited
+                _build(folder, progress or (lambda done, total: None))
+    except OSError as error:
+        raise UsageError(f"cannot write the cache {root} ({error}); name another folder in ZOFT_CACHE") from error
+    return folder
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The folder that holds zoft's cached things."""
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    if os.environ.get("ZOFT_CACHE"):
+        return Path(os.environ["ZOFT_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "zoft"
+
+
+def recipe_hash() -> str:
+    """Twelve hex digits over all that decides the model's bytes: the corpus, the vocabulary, the settings, the versions."""
+    import torch
+    import transformers
+
+    from zoft.quickstart.pretrain import SPECIAL_WORDS, Pretraining
+
+    world = build_world()
+    recipe = {
+        "corpus": [review.document for review in world.corpus],
+        "probe": [(review.prompt, review.sentiment) for review in world.probe],
+        "vocabulary": [*SPECIAL_WORDS, *vocabulary()],
+        "pretraining": asdict(Pretraining()),
+        "sizes": asdict(Sizes()),
+        "bar": [ENOUGH, ATTEMPTS],
+        "versions": [torch.__version__, transformers.__version__],
+        "format": 1,
+    }
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The folder's manifest if every file it lists is there, byte for byte; otherwise None."""
+    try:
+        manifest = Manifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+        whole = all(_sha256(folder / name) == digest for name, digest in manifest.files.items())
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return manifest if whole else None
+
+
+def _build(folder: Path, progress: Progress) -> None:
+    model, tokenizer, like_minded, seed = _learn(build_world(), progress)
+    building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
+    try:
+        model.save_pretrained(building)
+        tokenizer.save_pretrained(building)
+        files = {path.name: _sha256(path) for path in sorted(building.iterdir())}
+        manifest = Manifest(like_minded, seed, files)
+        (building / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
+        building.chmod(0o755)  # mkdtemp's 0o700 would lock others out of a shared cache
+        if folder.exists():  # damaged, or it would have been returned
+            discarded = Path(tempfile.mkdtemp(prefix=f"{folder.name}.damaged-", dir=folder.parent))
+            folder.rename(discarded / folder.name)
+            shutil.rmtree(discarded, ignore_errors=True)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _learn(world: World, progress: Progress) -> tuple[Any, Any, float, int]:
+    """Model, tokenizer, share of like-minded words, seed: of the first seed that learns enough."""
+    from zoft.quickstart.pretrain import Pretraining, like_minded_share, pretrain
+
+    shares = []
+    for seed in range(ATTEMPTS):
+        setting = Pretraining(seed=seed)
+        model, tokenizer = pretrain(world.corpus, setting, lambda step, total=setting.steps: progress(step, total))
+        shares.append(like_minded_share(model, tokenizer, world.probe))
+        if shares[-1] >= ENOUGH:
+            return model, tokenizer, shares[-1], seed
+    raise RuntimeError(f"the quickstart's language model predicts like-minded words in {shares} of the probe; {ENOUGH} is needed")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,60 @@
+"""One picture of a run: loss above, accuracy below, both over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoft.errors import UsageError
+
+Series = tuple[list[float], list[float]]  # steps, values
+
+
+def series(history: Sequence[Mapping[str, Any]], key: str) -> Series:
+    """The values logged under a key, with their steps; entries without the key, or without a number, are left out.
+
+    >>> series([{"step": 1, "loss": 0.7}, {"step": 2, "eval_loss": 0.6}, {"step": 3, "loss": 0.5}], "loss")
+    ([1.0, 3.0], [0.7, 0.5])
+    """
+    rows = [entry for entry in history if "step" in entry and isinstance(entry.get(key), (int, float))]
+    return [float(row["step"]) for row in rows], [float(row[key]) for row in rows]
+
+
+def plot_run(history: Sequence[Mapping[str, Any]], path: str | Path, title: str = "") -> Path:
+    """Writes a PNG of a run from Trainer's ``state.log_history`` and returns its path.
+
+    Args:
+        history: entries with ``step`` and any of ``loss``, ``eval_loss``, ``eval_accuracy``.
+        path: where the PNG goes; an existing file is replaced.
+        title: a line above the picture.
+
+    Raises:
+        UsageError: the history holds none of these, so there is nothing to draw.
+    """
+    losses = {"training": series(history, "loss"), "held out": series(history, "eval_loss")}
+    accuracy = series(history, "eval_accuracy")
+    if not accuracy[0] and not any(steps for steps, _ in losses.values()):
+        raise UsageError("nothing to draw: no entry of the history has step and one of loss, eval_loss, eval_accuracy")
+
+    # Figure and canvas by hand: pyplot would keep the figure in a global list and choose a backend for the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for name, (steps, values) in losses.items():
+        if steps:
+            upper.plot(steps, values, label=name, marker="o" if name == "held out" else None, markersize=3)
+    if upper.lines:
+        upper.legend()
+    upper.set_ylabel("loss")
+    lower.plot(*accuracy, marker="o", markersize=3)
+    lower.set(xlabel="step", ylabel="held-out accuracy", ylim=(0, 1.02))
+    for axes in (upper, lower):
+        axes.grid(alpha=0.3)
+    if title:
+        figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    return Path(path)
