@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from zoft.stability.theory import descent_edge, expected_change, frobenius_squared
+from zoft.stability.theory import descent_edge, expected_change, frobenius_squared, smoothing_bias
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]  # directions [n, 3], probabilities [n]
 
@@ -121,3 +121,19 @@ def test_one_sided_differences_add_noise_that_does_not_depend_on_the_weights() -
         second = np.einsum("n,ni,nj->ij", p, forward, forward) - np.einsum("n,ni,nj->ij", p, two_point, two_point)
         np.testing.assert_allclose(second, constant, atol=1e-12)
         np.testing.assert_allclose(p @ forward, HESSIAN @ w, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_two_half_batches_under_one_direction_measure_the_gradient(name: str) -> None:
+    """(P12): E[p1 p2] = ||g||^2 over independent halves, E[p^2] = E||g_b||^2."""
+    u, p = POINTS[name]
+    batches = np.array([[1.0, -0.5, 0.3], [0.2, 0.9, -0.4], [-0.1, 0.3, 0.8]])
+    slopes = u @ batches.T  # [directions, batches]
+    assert p @ slopes.mean(axis=1) ** 2 == pytest.approx((batches.mean(axis=0) ** 2).sum(), rel=1e-12)
+    assert p @ (slopes**2).mean(axis=1) == pytest.approx((batches**2).sum(axis=1).mean(), rel=1e-12)
+
+
+def test_smoothing_raises_the_loss_at_a_minimum() -> None:
+    """(P10)."""
+    u, p = POINTS["gaussian"]
+    assert p @ np.einsum("ni,ij,nj->n", u, HESSIAN, u) * 0.1**2 / 2 == pytest.approx(smoothing_bias(TRACE, 0.1))
