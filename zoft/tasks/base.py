@@ -5,14 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from zoft.errors import UsageError
 
 # What the model does with a prompt: continue it, fill in its mask, or classify it with a head of its own.
 Architecture = Literal["causal", "masked", "classifier"]
-NO_ENTRIES: Mapping[str, str] = MappingProxyType({})
 T = TypeVar("T", bound="Task")
 
 
@@ -44,10 +42,10 @@ class Example:
             if not candidate.strip():
                 raise UsageError(f"{self.where}: candidate {number + 1} of {len(self.candidates)} is empty")
         if not 0 <= self.gold < len(self.candidates):
-            raise UsageError(f"{self.where}: gold is {self.gold}, but there are {len(self.candidates)} candidates from 0")
+            raise UsageError(f"{self.where}: gold is {self.gold}, but candidates are 0 to {len(self.candidates) - 1}")
         start, end = self.passage
         if not 0 <= start <= end <= len(self.prompt):
-            raise UsageError(f"{self.where}: the passage {self.passage} lies outside the prompt's {len(self.prompt)} characters")
+            raise UsageError(f"{self.where}: the passage {self.passage} is outside the prompt's 0 to {len(self.prompt)}")
 
     @property
     def where(self) -> str:
@@ -78,7 +76,7 @@ class Task(ABC):
     metric: str = "accuracy"  # a name in zoft.metrics.METRICS
     hub: HubSource | None = None
     headerless: tuple[str, ...] = ()  # column names of a csv or tsv file that comes without a header
-    aliases: Mapping[str, str] = field(default=NO_ENTRIES)  # column as some files call it -> column as this task does
+    aliases: Mapping[str, str] = field(default_factory=dict)  # column as some files call it -> column as this task does
 
     @property
     @abstractmethod
@@ -103,7 +101,10 @@ class Task(ABC):
         return self
 
     def with_settings(
-        self: T, template: str | None = None, label_words: Mapping[str, str] | None = None, label_column: str | None = None
+        self: T,
+        template: str | None = None,
+        label_words: Mapping[str, str] | None = None,
+        label_column: str | None = None,
     ) -> T:
         """The task with a user's own template, label words or label column (None: as it is).
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoft.errors import UsageError
-from zoft.tasks.base import NO_ENTRIES, Architecture, Example, Task, column_value
+from zoft.tasks.base import Architecture, Example, Task, column_value
 
 ANSWER = "answer"  # the slot of the template where the label word goes; without one it goes to the end
 
@@ -17,19 +17,19 @@ ANSWER = "answer"  # the slot of the template where the label word goes; without
 class Classification(Task):
     """A template with ``{column}`` slots, and a label word for each label.
 
-    ``{answer}`` marks where the word goes. Spaces before that slot belong to the word, so that word and space are tokenised
-    as the model saw them in running text; at the end of a template without the slot one space is assumed.
+    ``{answer}`` marks where the word goes. Spaces before that slot belong to the word, so that word and space are
+    tokenised as the model saw them in running text; at the end of a template without the slot one space is assumed.
 
     Raises:
         UsageError: a template that is not one, label words that are too few, empty or the same.
     """
 
     template: str = ""
-    label_words: Mapping[str, str] = field(default=NO_ENTRIES)  # label as it stands in the data -> word
+    label_words: Mapping[str, str] = field(default_factory=dict)  # label as it stands in the data -> word
     label_column: str = "label"
     label_names: tuple[str, ...] = ()  # label number i, as the Hub stores it, is called label_names[i]
     masked_template: str | None = None  # for masked language models; None: `template`
-    passage_column: str | None = None  # the column that is shortened when the prompt is too long; None: the template's first
+    passage_column: str | None = None  # shortened when a prompt is too long; None: the template's first
 
     def __post_init__(self) -> None:
         columns = _slots(self.template, self.name)
@@ -110,7 +110,7 @@ def check_label_words(words: Mapping[str, str]) -> None:
     seen: dict[str, str] = {}
     for label, word in words.items():
         if not isinstance(word, str) or not word.strip():
-            raise UsageError(f"label_words: the word of label {label!r} must be text that is not empty, but is {word!r}")
+            raise UsageError(f"label_words: the word of label {label!r} is empty or no text: {word!r}")
         if word.strip() in seen:
             raise UsageError(
                 f"label_words: labels {seen[word.strip()]!r} and {label!r} share the word {word!r}; "
@@ -124,14 +124,14 @@ def _parsed(template: str, name: str) -> list[tuple[str, str | None]]:
     try:
         return [(text, slot) for text, slot, _, _ in string.Formatter().parse(template)]
     except ValueError as error:
-        raise UsageError(f"task {name}: the template {template!r} cannot be read ({error}); write {{{{ for a brace") from None
+        raise UsageError(f"task {name}: the template {template!r} is broken ({error}); write {{{{ for a brace") from None
 
 
 def _slots(template: str, name: str) -> list[str]:
     """The columns that `template` names, in order, without the answer's slot."""
     slots = [slot for _, slot in _parsed(template, name) if slot is not None]
     if slots.count(ANSWER) > 1:
-        raise UsageError(f"task {name}: the template {template!r} has {slots.count(ANSWER)} {{answer}} slots; one is enough")
+        raise UsageError(f"task {name}: the template {template!r} has more than one {{answer}} slot")
     columns = list(dict.fromkeys(slot for slot in slots if slot != ANSWER))
     if not columns or "" in columns:
         raise UsageError(f"task {name}: the template {template!r} must name columns of the data, as in {{sentence}}")
@@ -150,7 +150,9 @@ def _halves(template: str) -> tuple[Pieces, Pieces]:
     return pieces, []
 
 
-def _filled(pieces: Pieces, row: Mapping[str, Any], where: str, passage_column: str | None) -> tuple[str, tuple[int, int]]:
+def _filled(
+    pieces: Pieces, row: Mapping[str, Any], where: str, passage_column: str | None
+) -> tuple[str, tuple[int, int]]:
     """The text with its slots filled, and the characters that the passage's first occurrence takes."""
     text, passage = "", (0, 0)
     for literal, slot in pieces:

@@ -8,7 +8,9 @@ from zoft.errors import UsageError
 from zoft.tasks.classification import Classification
 
 
-def custom(template: str | None, label_words: Mapping[str, str] | None, label_column: str | None = None) -> Classification:
+def custom(
+    template: str | None, label_words: Mapping[str, str] | None, label_column: str | None = None
+) -> Classification:
     """The task that asks `template` and answers with `label_words`.
 
     >>> task = custom("{title}: {text}\\nTopic:", {"sport": "Sports", "biz": "Business"}, "topic")
@@ -21,7 +23,7 @@ def custom(template: str | None, label_words: Mapping[str, str] | None, label_co
     """
     if template is None or label_words is None:
         missing = " and ".join(n for n, v in (("template", template), ("label_words", label_words)) if v is None)
-        raise UsageError(f"task custom needs {missing}; for example template='{{text}} It was' label_words={{0: bad, 1: good}}")
+        raise UsageError(f"task custom needs {missing}, as in template='{{text}} It was' label_words={{0: bad, 1: good}}")
     return Classification(
         name="custom", template=template, label_words=label_words, label_column=label_column or "label"
     )
