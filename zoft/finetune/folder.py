@@ -1,0 +1,49 @@
+"""Where a run is kept: a new folder each time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+import torch.distributed as dist
+
+from zoft.config import RunConfig
+from zoft.distributed import world_size
+from zoft.errors import UsageError
+
+
+def run_folder(config: RunConfig) -> Path:
+    """The run's folder, the same on all ranks: `output_dir` where one is set, else a new one in `runs_dir`.
+
+    Raises:
+        UsageError: `output_dir` holds an earlier run, and the run neither resumes nor may overwrite it.
+    """
+    chosen = config.training.get("output_dir")
+    if chosen is None:
+        return _same_on_all_ranks(_new_folder(Path(config.run.runs_dir), config.recipe or config.run.task or "run"))
+    folder = Path(chosen)
+    if folder.is_dir() and any(folder.iterdir()) and not (config.run.overwrite or _resumes(config)):
+        raise UsageError(
+            f"output_dir: {folder} holds files already; name another folder, set resume_from_checkpoint=true to go on "
+            "with the run in it, or overwrite=true"
+        )
+    return folder
+
+
+def _resumes(config: RunConfig) -> bool:
+    return str(config.training.get("resume_from_checkpoint") or "false").lower() != "false"
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """parent/name-YYYYmmdd-HHMMSS, with a number behind it if two runs start in one second."""
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    names = [f"{name}-{stamp}", *(f"{name}-{stamp}-{number}" for number in range(2, 1000))]
+    return next(parent / candidate for candidate in names if not (parent / candidate).exists())
+
+
+def _same_on_all_ranks(folder: Path) -> Path:
+    if world_size() == 1:
+        return folder
+    box = [str(folder)]
+    dist.broadcast_object_list(box, src=0)
+    return Path(box[0])
