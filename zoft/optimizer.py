@@ -13,13 +13,14 @@ from zoft.backends import Rounding
 from zoft.directions import DirectionSource, Distribution
 from zoft.distributed import gather, world_size
 from zoft.errors import UsageError
-from zoft.estimate import Estimate, Flag, Step
+from zoft.estimate import Flag, Step
 from zoft.estimators import estimator as make_estimator
 from zoft.perturb import evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
 from zoft.rules import spend
 from zoft.space import ParameterSpace
+from zoft.storage import choose_rounding
 
 Loss = Callable[[], "torch.Tensor | float"]
 
@@ -65,7 +66,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             seed: of the run, in [0, 2^32).
             weight_decay: decoupled, per unit of lr; matrices only, not norms and biases.
             perturbation: `read_only` (weights are never written with noise) or `in_place`.
-            weight_rounding: how 16-bit weights store an update.
+            weight_rounding: how 16-bit weights store an update; `auto` chooses (`zoft.storage`).
             estimator, rule, rule_settings, backend: by name; see their tables.
 
         Raises:
@@ -74,7 +75,9 @@ class ZOOptimizer(torch.optim.Optimizer):
         if lr < 0 or not math.isfinite(lr):
             raise UsageError(f"learning_rate must be a number >= 0, not {lr!r}")
         self.model = model
-        self.space = ParameterSpace(model, rounding=weight_rounding, backend_name=backend)
+        trainable = (weight for weight in model.parameters() if weight.requires_grad)
+        rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
+        self.space = ParameterSpace(model, rounding=rounding, backend_name=backend)
         self.source = DirectionSource(seed, Distribution(distribution))
         self.directions = directions
         self.estimator = make_estimator(estimator, eps=eps)
@@ -153,6 +156,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             "distribution": str(self.source.distribution),
             "rule": self.rule.settings(),
             "rule_state": self.rule_state,
+            "weight_rounding": self.space.rounding.value,
             "residuals": dict(self.space.residuals()),
         }
         return state
@@ -167,7 +171,12 @@ class ZOOptimizer(torch.optim.Optimizer):
         mine = state_dict.pop("zoft", None)
         if mine is None:
             raise UsageError("the checkpoint's optimizer state was not written by zoft; start a new run from its weights")
-        here = {"seed": self.source.seed, "distribution": str(self.source.distribution), "rule": self.rule.settings()}
+        here = {
+            "seed": self.source.seed,
+            "distribution": str(self.source.distribution),
+            "rule": self.rule.settings(),
+            "weight_rounding": self.space.rounding.value,  # `auto` may choose another one on another machine
+        }
         for key, value in here.items():
             if mine[key] != value:
                 raise UsageError(f"the checkpoint was trained with {key} {mine[key]!r}, this run has {value!r}")

@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import Any
 
 from zoft.errors import UsageError
+from zoft.rules.adam import Adam
 from zoft.rules.base import Rule
+from zoft.rules.momentum import Momentum
 from zoft.rules.sgd import SGD
 
-RULES: dict[str, type[Rule]] = {"sgd": SGD}
+RULES: dict[str, type[Rule]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
 
 
 def rule(name: str, **settings: Any) -> Rule:
     """The rule `name` with its hyper-parameters.
 
+    >>> rule(**rule("momentum", beta=0.8).settings()).settings() == rule("momentum", beta=0.8).settings()
+    True
+
     Raises:
-        UsageError: no such rule.
+        UsageError: no such rule, a setting that it does not have, or a value out of range.
     """
     if name not in RULES:
         raise UsageError(f"rule {name!r} does not exist; there are: {', '.join(RULES)}")
-    return RULES[name](**settings)
+    try:
+        return RULES[name](**settings)
+    except TypeError as error:
+        raise UsageError(f"rule {name!r} cannot take the settings {settings}: {error}") from error

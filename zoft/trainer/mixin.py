@@ -62,6 +62,7 @@ class ZOMixin(_Base):
                 weight_rounding=settings.weight_rounding,
                 estimator=settings.zo_estimator,
                 rule=settings.zo_rule,
+                rule_settings=settings.rule_settings,
                 backend=settings.zo_backend,
             )
             self.optimizer = self.zo

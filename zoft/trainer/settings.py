@@ -16,10 +16,13 @@ class ZOSettings:
     zo_directions: int = 1  # q, averaged
     zo_seed: int | None = None  # None: `seed`
     perturbation: Literal["read_only", "in_place"] = "read_only"
-    weight_rounding: Literal["nearest"] = "nearest"
+    weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
     zo_backend: str = "auto"
     zo_estimator: str = "two_point"
     zo_rule: str = "sgd"
+    zo_momentum: float = 0.9  # beta of momentum and adam; sgd has none
+    zo_beta2: float = 0.99  # of adam's second moment
+    zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.zo_eps) and self.zo_eps > 0):
@@ -28,3 +31,23 @@ class ZOSettings:
             raise UsageError(f"zo_directions must be between 1 and 4095, but {self.zo_directions} was given")
         if self.zo_seed is not None and not 0 <= self.zo_seed < 2**32:
             raise UsageError(f"zo_seed must be between 0 and 2^32 - 1, but {self.zo_seed} was given")
+        for name, value in (("zo_momentum", self.zo_momentum), ("zo_beta2", self.zo_beta2)):
+            if not 0.0 <= value < 1.0:
+                raise UsageError(f"{name} is the share of the past that is kept and must lie in [0, 1), not {value!r}")
+        if self.zo_momentum_window is not None and self.zo_momentum_window < 1:
+            raise UsageError(f"zo_momentum_window must be at least 1 step, but {self.zo_momentum_window} was given")
+        if self.weight_rounding.startswith("residual") and self.perturbation == "in_place":
+            raise UsageError(
+                f"perturbation=in_place cannot restore weights that carry residual bits (weight_rounding="
+                f"{self.weight_rounding}); use perturbation=read_only or weight_rounding=stochastic"
+            )
+
+    @property
+    def rule_settings(self) -> dict[str, float | int | None]:
+        """What `zoft.rules.rule(zo_rule, ...)` takes.
+
+        >>> ZOSettings(zo_rule="momentum").rule_settings
+        {'beta': 0.9, 'window': None}
+        """
+        own = {"beta": self.zo_momentum, "window": self.zo_momentum_window}
+        return {"momentum": own, "adam": {**own, "beta2": self.zo_beta2}}.get(self.zo_rule, {})

@@ -36,12 +36,17 @@ class ZOConfig(TrainingArguments):
     perturbation: Literal["read_only", "in_place"] = field(
         default=ZOSettings.perturbation, metadata={"help": "Whether noise is ever written into the weights."}
     )
-    weight_rounding: Literal["nearest"] = field(
+    weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = field(
         default=ZOSettings.weight_rounding, metadata={"help": "How 16-bit weights store an update."}
     )
     zo_backend: str = field(default=ZOSettings.zo_backend, metadata={"help": "Who computes the ops on weights."})
     zo_estimator: str = field(default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate."})
     zo_rule: str = field(default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on."})
+    zo_momentum: float = field(default=ZOSettings.zo_momentum, metadata={"help": "Beta of momentum and adam."})
+    zo_beta2: float = field(default=ZOSettings.zo_beta2, metadata={"help": "Beta of adam's second moment."})
+    zo_momentum_window: int | None = field(
+        default=ZOSettings.zo_momentum_window, metadata={"help": "Steps that momentum remembers; default: by beta."}
+    )
 
     def __post_init__(self) -> None:
         check_training_settings(vars(self))

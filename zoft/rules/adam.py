@@ -1,0 +1,66 @@
+"""Adam with one second moment for all weights."""
+
+from __future__ import annotations
+
+import math
+
+from zoft.backends import Term
+from zoft.errors import UsageError
+from zoft.estimate import Step
+from zoft.rules.base import Rule, State
+from zoft.rules.window import check_decay, check_window, remember, weighted
+
+
+class Adam(Rule):
+    """m <- beta m + (1 - beta) g;  v <- beta2 v + (1 - beta2) p^2;  w <- w - lr m^ / (sqrt(v^) + delta)
+
+    with p^2 = sum_j c_j^2 and bias-corrected m^ = m / (1 - beta^t), v^ = v / (1 - beta2^t) after t spent steps
+    (Kingma & Ba 2015). All elements of a zeroth-order gradient g = sum_j c_j z_j have the same mean square over the
+    draws of z, namely p^2, so one scalar replaces Adam's tensor of second moments: v is exact, not an approximation
+    of a per-weight one that one direction could never resolve. m is kept as a list (see `zoft.rules.window`); there
+    the tail that a gradient spends when it leaves the window uses the learning rate and v of that step.
+
+    The learning rate is in units of the weights: with a steady gradient every weight moves by about lr a step.
+    """
+
+    name = "adam"
+
+    def __init__(self, beta: float = 0.9, beta2: float = 0.99, delta: float = 1e-8, window: int | None = None) -> None:
+        """
+        Args:
+            beta: share of m that survives a step, in [0, 1).
+            beta2: share of v that survives a step, in [0, 1).
+            delta: added to the root of v, in loss per unit length; > 0.
+            window: remembered steps; None: as many as make beta^window <= 1 %.
+
+        Raises:
+            UsageError: a value out of range.
+        """
+        check_decay("zo_momentum", beta)
+        check_decay("zo_beta2", beta2)
+        if not (delta > 0 and math.isfinite(delta)):
+            raise UsageError(f"delta keeps adam from dividing by zero and must be a positive number, not {delta!r}")
+        self.beta, self.beta2, self.delta = beta, beta2, delta
+        self.window = check_window(window, beta)
+
+    def init(self) -> State:
+        return {"window": [], "v": 0.0, "spent": 0}
+
+    def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
+        spent = state["spent"] + 1
+        square = math.fsum(c * c for c in step.estimate.coefficients)
+        v = self.beta2 * state["v"] + (1.0 - self.beta2) * square
+        pairs, window = weighted([*state["window"], remember(step.estimate)], self.beta, self.window)
+        root = math.sqrt(v / (1.0 - self.beta2**spent))
+        factor = -step.lr * (1.0 - self.beta) / (1.0 - self.beta**spent) / (root + self.delta)
+        terms = tuple(Term(direction, factor * m) for direction, m in pairs)
+        return terms, {"window": window, "v": v, "spent": spent}
+
+    def settings(self) -> State:
+        return {
+            "name": self.name,
+            "beta": self.beta,
+            "beta2": self.beta2,
+            "delta": self.delta,
+            "window": self.window,
+        }

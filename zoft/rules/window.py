@@ -1,0 +1,72 @@
+"""A momentum buffer as a list: the gradients of the last steps, as (address of a direction, scalar) pairs.
+
+    m_t = sum_{k >= 0} beta^k g_{t-k}
+
+A buffer as large as the weights would hold m_t. Here the last `window` gradients are remembered by address and drawn
+again in every step, so memory is a few hundred bytes and time is one multiply-add per remembered direction. A
+gradient of age `window` is forgotten; what it would still have added, beta^window / (1 - beta) of itself in all, is
+added at once as it leaves. With a constant factor in front (the learning rate) every gradient therefore moves the
+weights by exactly 1 / (1 - beta) of itself, as with a full buffer; only the last beta^window of that comes early. The
+default window makes this share at most 1 %.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from zoft.directions import Direction, Distribution, Domain
+from zoft.errors import UsageError
+from zoft.estimate import Estimate
+
+Remembered = list[list[Any]]  # one gradient: [seed, step, index, distribution, domain, coefficient] per direction
+
+
+def default_window(beta: float, share: float = 0.01) -> int:
+    """The smallest number of steps K with beta^K <= share.
+
+    >>> default_window(0.9), default_window(0.0)
+    (44, 1)
+    """
+    return 1 if beta <= 0.0 else max(1, math.ceil(math.log(share) / math.log(beta)))
+
+
+def check_decay(name: str, beta: float) -> None:
+    """Raises UsageError unless 0 <= beta < 1."""
+    if not 0.0 <= beta < 1.0:
+        raise UsageError(f"{name} is the share of the past that is kept and must lie in [0, 1), not {beta!r}")
+
+
+def check_window(window: int | None, beta: float) -> int:
+    """The window asked for, or the default of `beta`. Raises UsageError unless it is at least 1."""
+    if window is None:
+        return default_window(beta)
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+        raise UsageError(f"window is the number of remembered steps and must be a whole number >= 1, not {window!r}")
+    return window
+
+
+def remember(estimate: Estimate) -> Remembered:
+    """A gradient in plain JSON values."""
+    return [
+        [d.seed, d.step, d.index, d.distribution.value, int(d.domain), c]
+        for d, c in zip(estimate.directions, estimate.coefficients, strict=True)
+    ]
+
+
+def weighted(
+    window: list[Remembered], beta: float, size: int
+) -> tuple[list[tuple[Direction, float]], list[Remembered]]:
+    """m_t over a window whose newest gradient is last, and the window that stays.
+
+    Returns:
+        (direction, coefficient in m_t) pairs, oldest first, and the last `size - 1` gradients: the oldest of a full
+        window leaves with its whole tail, beta^(size-1) (1 + beta + beta^2 + ...) = beta^(size-1) / (1 - beta).
+    """
+    pairs = []
+    for age, gradient in reversed(list(enumerate(reversed(window)))):
+        weight = beta**age / (1.0 - beta) if age >= size - 1 else beta**age
+        for seed, step, index, distribution, domain, coefficient in gradient:
+            direction = Direction(seed, step, index, Distribution(distribution), Domain(domain))
+            pairs.append((direction, weight * coefficient))
+    return pairs, window[-(size - 1) :] if size > 1 else []
