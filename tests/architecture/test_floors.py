@@ -39,7 +39,7 @@ OWN_SUBJECT = {
     "zoft/backends": {"numba", "triton"},
     "zoft/report": {"matplotlib"},
     "zoft/quickstart": {"transformers", "matplotlib"},
-    "zoft/finetune.py": {"transformers"},
+    "zoft/finetune/": {"transformers"},
     "kernels/torch-ext/zoft_kernels": {"triton"},
 }
 # Never imported at the top by the modules through which the command line checks its input.
