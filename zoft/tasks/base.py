@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
@@ -45,7 +45,7 @@ class Example:
             raise UsageError(f"{self.where}: gold is {self.gold}, but candidates are 0 to {len(self.candidates) - 1}")
         start, end = self.passage
         if not 0 <= start <= end <= len(self.prompt):
-            raise UsageError(f"{self.where}: the passage {self.passage} is outside the prompt's 0 to {len(self.prompt)}")
+            raise UsageError(f"{self.where}: passage {self.passage} is outside the prompt's 0 to {len(self.prompt)}")
 
     @property
     def where(self) -> str:
@@ -95,6 +95,10 @@ class Task(ABC):
         Raises:
             UsageError: a missing column, a label that is not among the task's; it names the row.
         """
+
+    def unfolded(self, record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+        """The rows that one record of the data holds: several where questions are nested in a passage."""
+        return (record,)
 
     def prompted_for(self: T, architecture: Architecture) -> T:
         """The task with the prompt that suits `architecture`; the same one unless a member says otherwise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -119,12 +120,14 @@ def check_label_words(words: Mapping[str, str]) -> None:
         seen[word.strip()] = label
 
 
-def _parsed(template: str, name: str) -> list[tuple[str, str | None]]:
+@functools.cache
+def _parsed(template: str, name: str) -> tuple[tuple[str, str | None], ...]:
     """(literal text, slot after it or None) pairs."""
     try:
-        return [(text, slot) for text, slot, _, _ in string.Formatter().parse(template)]
+        return tuple((text, slot) for text, slot, _, _ in string.Formatter().parse(template))
     except ValueError as error:
-        raise UsageError(f"task {name}: the template {template!r} is broken ({error}); write {{{{ for a brace") from None
+        message = f"task {name}: the template {template!r} is broken ({error}); write {{{{ for a brace"
+        raise UsageError(message) from None
 
 
 def _slots(template: str, name: str) -> list[str]:
@@ -138,7 +141,7 @@ def _slots(template: str, name: str) -> list[str]:
     return columns
 
 
-Pieces = list[tuple[str, str | None]]
+Pieces = tuple[tuple[str, str | None], ...]
 
 
 def _halves(template: str) -> tuple[Pieces, Pieces]:
@@ -146,8 +149,8 @@ def _halves(template: str) -> tuple[Pieces, Pieces]:
     pieces = _parsed(template, "")
     for position, (text, slot) in enumerate(pieces):
         if slot == ANSWER:
-            return [*pieces[:position], (text, None)], pieces[position + 1 :]
-    return pieces, []
+            return (*pieces[:position], (text, None)), pieces[position + 1 :]
+    return pieces, ()
 
 
 def _filled(

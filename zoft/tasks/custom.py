@@ -23,7 +23,8 @@ def custom(
     """
     if template is None or label_words is None:
         missing = " and ".join(n for n, v in (("template", template), ("label_words", label_words)) if v is None)
-        raise UsageError(f"task custom needs {missing}, as in template='{{text}} It was' label_words={{0: bad, 1: good}}")
+        example = "template='{text} It was' label_words={0: bad, 1: good}"
+        raise UsageError(f"task custom needs {missing}, as in {example}")
     return Classification(
         name="custom", template=template, label_words=label_words, label_column=label_column or "label"
     )

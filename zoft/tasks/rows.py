@@ -1,0 +1,140 @@
+"""Rows of data, from a local file or the Hub, as dictionaries from column to value. Nothing is cached by zoft."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from zoft.errors import UsageError
+from zoft.tasks.base import HubSource, Task
+
+Row = Mapping[str, Any]
+
+
+def rows_of_file(path: str | Path, task: Task) -> list[Row]:
+    """The rows of a json, jsonl, csv, tsv or parquet file, columns named as the task names them.
+
+    Raises:
+        UsageError: no such file, another format, unreadable, no rows, a column that the task reads is missing.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UsageError(f"the data file {path} does not exist; relative paths start at {Path.cwd()}")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UsageError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(_READERS)}")
+    try:
+        records = list(reader(path, task))
+    except (ValueError, csv.Error, OSError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: cannot be read as {path.suffix.lstrip('.')}: {error}") from error
+    return _checked(records, task, str(path))
+
+
+def rows_of_hub(hub: HubSource, split: str, task: Task) -> list[Row]:
+    """The rows of one split on the Hub (or in `datasets`' cache).
+
+    Raises:
+        UsageError: it cannot be loaded, as without a network; no rows; a column is missing.
+    """
+    import datasets
+
+    name = f"{hub.repository}/{hub.configuration}" if hub.configuration else hub.repository
+    try:
+        loaded: Any = datasets.load_dataset(hub.repository, hub.configuration, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"task {task.name}: {name} ({split}) cannot be loaded from the Hub: {error}; "
+            "without a network, pass the data as train_file=… validation_file=…"
+        ) from error
+    return _checked(loaded.to_list(), task, f"{name}, {split}")
+
+
+def _checked(records: list[Any], task: Task, source: str) -> list[Row]:
+    if not records:
+        raise UsageError(f"{source}: the dataset is empty; give a file with at least one row")
+    wrong = next((n for n, record in enumerate(records, start=1) if not isinstance(record, dict)), None)
+    if wrong is not None:
+        raise UsageError(f"{source}, row {wrong}: expected an object with named columns, but found {records[wrong - 1]!r}")
+    if task.aliases:
+        records = [_renamed(record, task) for record in records]
+    first = next(iter(task.unfolded(records[0])), {})
+    missing = [column for column in task.columns if column not in first]
+    if missing:
+        needs = f"task {task.name} (template, label_column) needs {', '.join(map(repr, missing))}"
+        raise UsageError(f"{source}: {needs}, but the columns are: {', '.join(map(str, first))}")
+    return records
+
+
+def _renamed(record: Row, task: Task) -> Row:
+    return {task.aliases.get(name, name) if task.aliases.get(name) not in record else name: v for name, v in record.items()}
+
+
+def _json(path: Path, task: Task) -> list[Any]:
+    """A list of objects, alone or as the only list in an object (as under "data")."""
+    content = json.loads(path.read_text(encoding="utf-8-sig"))
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        if len(lists) != 1:
+            raise UsageError(f"{path}: expected a list of rows, alone or as the one list in an object")
+        content = lists[0]
+    if not isinstance(content, list):
+        raise UsageError(f"{path}: expected a list of rows, but found {type(content).__name__}")
+    return content
+
+
+def _jsonl(path: Path, task: Task) -> Iterator[Any]:
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UsageError(f"{path}, line {number}: not a JSON object: {error}") from None
+
+
+def _csv(path: Path, task: Task) -> Iterator[Row]:
+    return _delimited(path, task, delimiter=",", quoting=csv.QUOTE_MINIMAL)
+
+
+def _tsv(path: Path, task: Task) -> Iterator[Row]:
+    # GLUE's files hold bare quotation marks: between tabs nothing is quoted.
+    return _delimited(path, task, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _delimited(path: Path, task: Task, **dialect: Any) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        records = csv.reader(lines, **dialect)
+        first = next(records, None)
+        if first is None:
+            return
+        names = first
+        if not set(task.columns) <= {task.aliases.get(name, name) for name in first}:
+            if len(first) == len(task.headerless) and not set(first) & set(task.columns):
+                names = list(task.headerless)
+                yield dict(zip(names, first, strict=True))
+        for number, record in enumerate(records, start=1 if names is first else 2):
+            if not record:
+                continue
+            if len(record) != len(names):
+                raise UsageError(f"{path}, row {number}: {len(record)} fields, but there are {len(names)} columns")
+            yield dict(zip(names, record, strict=True))
+
+
+def _parquet(path: Path, task: Task) -> list[Row]:
+    from pyarrow import parquet
+
+    return parquet.read_table(path).to_pylist()
+
+
+_READERS: dict[str, Callable[[Path, Task], Any]] = {
+    ".json": _json,
+    ".jsonl": _jsonl,
+    ".csv": _csv,
+    ".tsv": _tsv,
+    ".parquet": _parquet,
+}
