@@ -1,0 +1,5 @@
+import sys
+
+from zoft.finetune import main
+
+sys.exit(main())

@@ -1,0 +1,88 @@
+"""What a run works with: model, tokenizer and encoded examples, from the recipe's names and files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from zoft.config.run import RunSettings
+from zoft.models import apply_tuning, architecture_of, context_length, load_model, load_tokenizer
+from zoft.objectives import CandidateLikelihood, Objective
+from zoft.tasks import Example, Splits, Task, load_splits, resolve
+from zoft.tasks.collate import Collator
+from zoft.tasks.encode import EncodedDataset, encode
+
+QUICKSTART = "quickstart"
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Everything between the recipe and the trainer."""
+
+    model: nn.Module
+    tokenizer: Any
+    task: Task
+    train: EncodedDataset
+    dev: EncodedDataset
+    test: EncodedDataset
+    collator: Collator
+    objective: Objective
+    notes: tuple[str, ...]  # what a user should know about the data, in words
+
+
+def gather_materials(run: RunSettings) -> Materials:
+    """Read the data, then load the model: bad data is found before gigabytes are read.
+
+    Raises:
+        UsageError: a file, column, label or setting is wrong; the message names it.
+    """
+    assert run.model is not None, "load_config sees to it"
+    folder = _quickstart_model() if run.model == QUICKSTART else run.model
+    task, splits = _data(run)
+    tokenizer = load_tokenizer(run.tokenizer or folder)
+    architecture = architecture_of(folder)
+    model = load_model(folder, dtype=run.dtype, architecture=architecture, labels=len(task.labels), tokenizer=tokenizer)
+    model = apply_tuning(model, run.tuning, rank=run.lora_r, alpha=run.lora_alpha, targets=run.lora_target_modules)
+    length = min(run.max_length or 1 << 30, context_length(model, tokenizer))
+
+    def encoded(examples: tuple[Example, ...]) -> EncodedDataset:
+        return encode(examples, tokenizer, length, architecture)
+
+    train, dev, test = encoded(splits.train), encoded(splits.dev), encoded(splits.test)
+    notes = [*splits.notes, *dict.fromkeys(train.notes)]
+    for name, part in (("training", train), ("dev", dev), ("test", test)):
+        if part.shortened:
+            notes.append(f"{part.shortened} of {len(part)} {name} texts were shortened to {length} tokens")
+    collator = Collator.of(train, tokenizer, length)
+    return Materials(model, tokenizer, task, train, dev, test, collator, CandidateLikelihood(), tuple(notes))
+
+
+def _data(run: RunSettings) -> tuple[Task, Splits]:
+    if run.task == QUICKSTART:
+        from zoft.quickstart.task import QUICKSTART as task
+        from zoft.quickstart.task import examples
+
+        parts = {name: tuple(examples(name))[:number] for name, number in
+                 (("train", run.num_train), ("dev", run.num_dev), ("test", run.num_test))}  # fmt: skip
+        return task, Splits(**parts)
+    task = resolve(run.task, run.template, run.label_words, run.label_column)
+    splits = load_splits(
+        task,
+        run.train_file,
+        run.validation_file,
+        run.test_file,
+        num_train=run.num_train,
+        num_dev=run.num_dev,
+        num_test=run.num_test,
+        examples_per_label=run.examples_per_label,
+        split_seed=run.split_seed,
+    )
+    return task, splits
+
+
+def _quickstart_model() -> str:
+    from zoft.quickstart.model import prepare
+
+    return str(prepare())

@@ -1,0 +1,94 @@
+"""One run, told in order: materials, trainer, before, training, after, what is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import set_seed
+
+from zoft.config import RunConfig
+from zoft.evaluate import compute_metrics_of
+from zoft.finetune.clock import MaxTime
+from zoft.finetune.folder import run_folder
+from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
+from zoft.finetune.summary import Summary, closing_words
+from zoft.trainer import ZOConfig, ZOTrainer
+
+
+def finetune(config: RunConfig) -> Summary:
+    """Run `config` and return what came of it.
+
+    Raises:
+        UsageError: wrong input, found before training starts.
+    """
+    args = ZOConfig(**_arguments(config))
+    args.output_dir = str(run_folder(config))
+    set_seed(args.seed)
+    with PartialState().local_main_process_first():  # one process downloads or builds, the others find it made
+        materials = gather_materials(config.run)
+    trainer = _trainer(config, args, materials)
+    folder = Path(args.output_dir)
+    speak = trainer.is_world_process_zero()
+    if speak:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "settings.json").write_text(json.dumps(config.settings(), indent=1))
+        print(opening_words(config, trainer, materials))
+
+    before = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
+    result = trainer.train(resume_from_checkpoint=_checkpoint(config))
+    after = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
+    trainer.save_model()
+    trainer.save_state()
+    summary = Summary.of(config, trainer, result.metrics, before, after)
+    if speak:
+        print(closing_words(summary, trainer, materials, compare=config.run.model == QUICKSTART))
+    return summary
+
+
+def opening_words(config: RunConfig, trainer: ZOTrainer, materials: Materials) -> str:
+    """What a run says before it starts: what it trains, on what, where, with how many processes."""
+    weights = sum(weight.numel() for weight in materials.model.parameters())
+    moving = sum(weight.numel() for weight in materials.model.parameters() if weight.requires_grad)
+    sizes = f"{len(materials.train)} training, {len(materials.dev)} dev and {len(materials.test)} test examples"
+    lines = [
+        f"{config.recipe or 'run'}: {config.run.model}, {moving:,} of {weights:,} weights trained, {materials.model.dtype}",
+        f"{materials.task.name}: {sizes}",
+        f"{trainer.args.world_size} process(es) on {trainer.args.device}; kept in {trainer.args.output_dir}",
+        *materials.notes,
+    ]
+    return "\n".join(lines)
+
+
+def _arguments(config: RunConfig) -> dict[str, Any]:
+    """The arguments of ZOConfig: Transformers' settings as given, and the zeroth-order ones."""
+    zo = {f.name: getattr(config.zo, f.name) for f in fields(config.zo)}
+    return {"output_dir": config.run.runs_dir, "report_to": "none", **config.training, **zo}
+
+
+def _trainer(config: RunConfig, args: ZOConfig, materials: Materials) -> ZOTrainer:
+    if args.eval_strategy != "no" and not len(materials.dev):
+        args.eval_strategy = "no"
+    callbacks = [] if config.run.max_seconds is None else [MaxTime(config.run.max_seconds)]
+    return ZOTrainer(
+        materials.model,
+        args,
+        objective=materials.objective,
+        data_collator=materials.collator,
+        train_dataset=materials.train,  # type: ignore[arg-type]
+        eval_dataset=materials.dev if len(materials.dev) else None,  # type: ignore[arg-type]
+        processing_class=materials.tokenizer,
+        compute_metrics=compute_metrics_of((materials.task.metric,)),
+        callbacks=callbacks,
+    )
+
+
+def _checkpoint(config: RunConfig) -> str | bool | None:
+    """`resume_from_checkpoint` as Trainer.train takes it: a folder, True for the last one in output_dir, or None."""
+    given = config.training.get("resume_from_checkpoint")
+    if given is None or str(given).lower() == "false":
+        return None
+    return True if str(given).lower() == "true" else str(given)

@@ -1,0 +1,95 @@
+"""What came of a run: numbers for the program, a table and a picture for the person."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoft.config import RunConfig
+
+if TYPE_CHECKING:
+    from zoft.finetune.materials import Materials
+    from zoft.trainer import ZOTrainer
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of one fine-tuning, also kept as summary.json."""
+
+    recipe: str | None
+    metric: str
+    before: float  # of `metric` on the test split
+    after: float
+    steps: int
+    steps_per_second: float  # of training, evaluations included
+    skipped_steps: int
+    folder: str
+
+    @classmethod
+    def of(
+        cls, config: RunConfig, trainer: ZOTrainer, training: dict[str, float], before: dict[str, float], after: dict[str, float]
+    ) -> Summary:
+        """From the metrics of Trainer."""
+        metric = next(key for key in after if key.startswith("test_") and key not in _NOT_METRICS)
+        return cls(
+            recipe=config.recipe,
+            metric=metric.removeprefix("test_"),
+            before=before[metric],
+            after=after[metric],
+            steps=trainer.state.global_step,
+            steps_per_second=training["train_steps_per_second"],
+            skipped_steps=0 if trainer.zo is None else trainer.zo.skipped,
+            folder=trainer.args.output_dir or "",
+        )
+
+
+_NOT_METRICS = {"test_loss", "test_runtime", "test_samples_per_second", "test_steps_per_second", "test_model_preparation_time"}
+
+
+def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, compare: bool) -> str:
+    """The closing table, with summary.json and the picture written on the way.
+
+    Args:
+        compare: measure the memory of one zeroth-order step and of one AdamW step on this model and say both.
+    """
+    from zoft.report.figure import plot_run
+
+    folder = Path(summary.folder)
+    (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=1))
+    rows = [
+        (f"test {summary.metric} before", f"{summary.before:.3f}"),
+        (f"test {summary.metric} after", f"{summary.after:.3f}"),
+        ("steps", f"{summary.steps}, {summary.steps_per_second:.1f} a second"),
+    ]
+    if summary.skipped_steps:
+        rows.append(("steps skipped", str(summary.skipped_steps)))
+    if compare:
+        rows += _memory_rows(trainer, materials)
+    picture = plot_run(trainer.state.log_history, folder / "run.png", title=summary.recipe or "")
+    rows += [("model", str(folder)), ("picture", str(picture)), ("log", str(folder / "trainer_state.json"))]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in rows)])
+
+
+def _memory_rows(trainer: ZOTrainer, materials: Materials) -> list[tuple[str, str]]:
+    """Peak bytes of tensors in one step on this model and batch size, both measured now."""
+    from zoft.report.memory import adamw_step_bytes, weight_bytes, zo_step_bytes
+
+    size = trainer.args.per_device_train_batch_size
+    batch: Any = materials.collator(materials.train[:size])
+    batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+
+    def loss(model: Any) -> Any:
+        return materials.objective(model, batch)
+
+    weights, zo, adamw = (
+        weight_bytes(materials.model),
+        zo_step_bytes(materials.model, loss),
+        adamw_step_bytes(materials.model, loss),
+    )
+    return [
+        ("peak memory, this step", f"{zo / 1e6:.2f} MB (weights {weights / 1e6:.2f} MB)"),
+        ("peak memory, an AdamW step", f"{adamw / 1e6:.2f} MB on the same model and batch"),
+    ]
