@@ -1,0 +1,159 @@
+"""Peak memory of a piece of work, in bytes of tensors.
+
+On CUDA the allocator counts. On a CPU the resident set of a process moves in steps far larger than a small model, and keeps
+what was freed; so the storages themselves are counted: every tensor that an operator returns is seen by a dispatch mode,
+each storage counts once however many views it has, from the operator that made it until the storage is freed. What autograd
+saves, gradients and an optimizer's state are such tensors too, whoever holds them.
+
+Not counted on a CPU: scratch memory inside one operator, and Python's own objects.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class StorageCounter(TorchDispatchMode):
+    """Counts the bytes of live storages that were made while it is active; views and aliases count once."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.live_bytes = 0
+        self.peak_bytes = 0
+        self._sizes: dict[int, int] = {}  # key of a storage seen while active -> bytes counted for it
+        self._known: set[int] = set()  # storages that were there before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        fresh = func is torch.ops.aten.lift_fresh.default  # torch.tensor(...) shows up as this operator's argument
+        for leaf in tree_leaves((args, kwargs)):  # any other argument that was not seen yet was made before
+            if isinstance(leaf, torch.Tensor):
+                self._watch(leaf, before=not fresh)
+        result = func(*args, **kwargs)
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._watch(leaf, before=False)
+        return result
+
+    def _watch(self, tensor: torch.Tensor, before: bool) -> None:
+        if tensor.layout is not torch.strided or tensor.device != self.device:
+            return
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+        if key in self._sizes:
+            self._add(size - self._sizes[key])  # resize_ may have changed it
+            self._sizes[key] = size
+            return
+        weakref.finalize(storage, self._freed, key).atexit = False
+        if before:
+            self._known.add(key)
+        else:
+            self._sizes[key] = size
+            self._add(size)
+
+    def _freed(self, key: int) -> None:
+        self._known.discard(key)
+        self.live_bytes -= self._sizes.pop(key, 0)
+
+    def _add(self, size: int) -> None:
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+
+
+def peak_tensor_bytes(work: Callable[[], Any], device: torch.device | str = "cpu") -> int:
+    """The most bytes of tensors alive at one time that `work` made, beyond what existed before it.
+
+    Args:
+        work: called once; what it returns is dropped.
+        device: where its tensors live; tensors elsewhere are not counted.
+
+    Returns:
+        Bytes: counted storages on a CPU, the allocator's peak on CUDA.
+
+    >>> peak_tensor_bytes(lambda: (torch.zeros(1000) + 1).sum())
+    8000
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    counter = StorageCounter(device)
+    with counter:
+        work()
+    return counter.peak_bytes
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters, tied ones once."""
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def zo_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], **settings: Any) -> int:
+    """Peak bytes of a zeroth-order step on the model's device: its weights and everything that two steps make beyond them.
+
+    Args:
+        model: left as it is; a copy takes the steps, with all its floating parameters trainable.
+        loss: the copy's loss on a batch, the same for every call.
+        settings: of `zoft.optimizer.ZOOptimizer`.
+    """
+    from zoft.optimizer import ZOOptimizer
+
+    copied = _trainable_copy(model)
+
+    def work() -> None:
+        optimizer = ZOOptimizer(copied, lr=0.0, **settings)
+        for _ in range(2):
+            optimizer.step(lambda: loss(copied))
+
+    return _in_all(copied, work)
+
+
+def adamw_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]) -> int:
+    """Peak bytes of an AdamW step on the model's device: weights, gradients, two moments, what autograd keeps, scratch.
+
+    The optimizer is torch's fused one, Trainer's default and the one with the least scratch. Two steps are taken, since the
+    moments are there in full only from the second forward on. Arguments as in `zo_step_bytes`.
+    """
+    copied = _trainable_copy(model)
+
+    def work() -> None:
+        optimizer = torch.optim.AdamW(copied.parameters(), lr=0.0, fused=True)
+        for _ in range(2):
+            loss(copied).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return _in_all(copied, work)
+
+
+def _trainable_copy(model: nn.Module) -> nn.Module:
+    copied = copy.deepcopy(model)
+    copied.zero_grad()
+    for weight in copied.parameters():
+        weight.requires_grad_(weight.is_floating_point())
+    return copied
+
+
+def _in_all(model: nn.Module, work: Callable[[], None]) -> int:
+    """The weights' bytes and the work's peak, taken with gradients on and every random state left as it was."""
+    gc.collect()  # cycles of earlier work would otherwise end inside the count
+    device = next(model.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        return weight_bytes(model) + peak_tensor_bytes(work, device)
