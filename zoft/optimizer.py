@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-from zoft.backends import Rounding
+from zoft.backends import Point, Rounding, Term
 from zoft.directions import DirectionSource, Distribution
-from zoft.distributed import gather, world_size
 from zoft.errors import UsageError
-from zoft.estimate import Flag, Step
+from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
-from zoft.perturb import evaluation_mode
+from zoft.governor import Evidence, Governor, Request
+from zoft.perturb import ReadOnly, evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
 from zoft.rules import spend
 from zoft.space import ParameterSpace
 from zoft.storage import choose_rounding
+from zoft.tally import Part, Taken, Totals, fsum, taken, total
 
 Loss = Callable[[], "torch.Tensor | float"]
 
@@ -90,24 +91,40 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.skipped = 0  # of them, how many moved nothing
         self.last: Step | None = None
         self.observers: list[Callable[[Step], None]] = []  # told of every step after it was applied
-        self._parts: list[tuple[list[float], int]] = []  # one micro-batch: its losses and their divisor
+        self.governor: Governor | None = None  # may ask for extra losses, lower the learning rate, refuse a step
+        self._parts: list[Part] = []  # the micro-batches of the step to come
+        self._request: Request | None = None  # of the governor, for the same step
+        self._probing: ReadOnly | None = None
         super().__init__([slot.weight for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
 
     def accumulate(self, closure: Loss, divisor: int = 1) -> float:
         """Take the losses of one micro-batch at all points of this step's population.
 
         Args:
-            closure: returns the loss of the micro-batch; called once per point with dropout off and no graph.
+            closure: returns the loss of the micro-batch, or the losses of its examples [B], whose mean is the loss;
+                called once per point with dropout off and no graph.
             divisor: the micro-batch's loss counts 1/divisor in the sum over micro-batches.
 
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
         """
         population = self.estimator.population(self.source.at(self.steps, self.directions))
+        if self._request is None:
+            self._request = Request() if self.governor is None else self.governor.request(self.steps)
         with evaluation_mode(self.model):
-            losses = self.perturbation.losses(population, lambda: float(closure()))
-        self._parts.append((losses, divisor))
-        return math.fsum(losses) / len(losses)
+            losses = self.perturbation.losses(population, lambda: taken(closure()))
+            asked = self._probe_losses(self._request, closure)
+        self._parts.append(Part([*losses, *asked], divisor))
+        return fsum(loss for loss, _, _ in losses) / len(losses)
+
+    def _probe_losses(self, request: Request, closure: Loss) -> list[Taken]:
+        """Losses at the governor's points, through read-only views: whatever it asks for, training's path stays the same."""
+        distribution = Distribution.GAUSSIAN if request.gaussian else Distribution.RADEMACHER
+        probes = self.source.probes_at(self.steps, request.probes, distribution)
+        points: list[Point] = [tuple(Term(probes[i], scale) for i, scale in point) for point in request.points]
+        if any(points) and self._probing is None:
+            self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)
+        return [self._probing.losses([p], lambda: taken(closure()))[0] if p and self._probing else taken(closure()) for p in points]
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
@@ -122,18 +139,52 @@ class ZOOptimizer(torch.optim.Optimizer):
             return None
         directions = self.source.at(self.steps, self.directions)
         parts, self._parts = self._parts, []
-        estimate = self.estimator.estimate(directions, _total(parts, self.space.device))
+        totals = total(parts, self.space.device)
+        population = len(self.estimator.population(directions))
+        estimate = self.estimator.estimate(directions, totals.whole[:population])
         group = self.param_groups[0]
+        lr, flags = self._governed(float(group["lr"]), estimate, totals)
         step = Step(
             index=self.steps,
             estimate=estimate,
-            lr=float(group["lr"]),
+            lr=lr,
             weight_decay=float(group["weight_decay"]),
-            flags=Flag.NONE if estimate.finite else Flag.NONFINITE,
+            flags=flags if estimate.finite else flags | Flag.NONFINITE,
             evaluations=len(parts),
         )
         self.apply(step)
         return step.estimate.loss
+
+    def _governed(self, lr: float, estimate: Estimate, totals: Totals) -> tuple[float, Flag]:
+        """The learning rate that the governor leaves of `lr`, and what it did."""
+        self._request = None
+        if self.governor is None:
+            return lr, Flag.NONE
+        directions = estimate.directions
+        q, points = len(directions), self.estimator.population(directions)
+
+        def slopes(losses: list[float]) -> tuple[float, ...]:
+            return tuple(q * c for c in self.estimator.estimate(directions, losses[: len(points)]).coefficients)
+
+        eps = points[0][0].scale if points[0] else 0.0
+        antithetic = tuple((Term(z, sign * eps),) for z in directions for sign in (1.0, -1.0)) == points
+        evidence = Evidence(
+            step=self.steps,
+            lr=lr,
+            loss=estimate.loss,
+            slopes=tuple(q * c for c in estimate.coefficients),
+            halves=totals.halves and (slopes(totals.halves[0]), slopes(totals.halves[1])),
+            pairs=tuple(zip(totals.whole[: 2 * q : 2], totals.whole[1 : 2 * q : 2], strict=True)) if antithetic else (),
+            eps=eps,
+            points=tuple(totals.whole[len(points) :]),
+        )
+        decision = self.governor.decide(evidence)
+        flags = Flag.CAPPED if decision.capped else Flag.NONE
+        return decision.lr, flags | (Flag.GUARDED if decision.refused else Flag.NONE)
+
+    def discard(self) -> None:
+        """Forget the losses taken since the last step."""
+        self._parts = []
 
     def apply(self, step: Step) -> None:
         """Spend one step: the only path from a Step to the weights, in training and in replay."""
@@ -159,6 +210,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             "weight_rounding": self.space.rounding.value,
             "residuals": dict(self.space.residuals()),
         }
+        if self.governor is not None:
+            state["zoft"]["governor"] = self.governor.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -184,29 +237,6 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]
         self.space.load_residuals(mine["residuals"])
+        if self.governor is not None and "governor" in mine:
+            self.governor.load_state_dict(mine["governor"])
 
-
-def _total(parts: Sequence[tuple[list[float], int]], device: torch.device) -> list[float]:
-    """Per point: the sum over micro-batches of loss / divisor, averaged over ranks.
-
-    Losses are summed exactly (math.fsum) before one division, so W ranks with one micro-batch each and one rank with W
-    micro-batches get the same bits.
-    """
-    ranks = gather([loss for losses, _ in parts for loss in losses], device)
-    points = len(parts[0][0])
-    divisors = {divisor for _, divisor in parts}
-    totals = []
-    for point in range(points):
-        columns = [rank[point::points] for rank in ranks]  # [world size][micro-batches]
-        if len(divisors) == 1:
-            totals.append(_fsum(value for column in columns for value in column) / (divisors.copy().pop() * world_size()))
-        else:
-            scaled = (v / d for column in columns for v, (_, d) in zip(column, parts, strict=True))
-            totals.append(_fsum(scaled) / world_size())
-    return totals
-
-
-def _fsum(values: Any) -> float:
-    """math.fsum, with the IEEE result where infinities of both signs meet."""
-    values = list(values)
-    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)

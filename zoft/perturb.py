@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,9 @@ from zoft.directions import Distribution
 from zoft.errors import UsageError
 from zoft.read_only import ReadOnlyView
 from zoft.space import ParameterSpace
+
+
+T = TypeVar("T")  # what a loss returns: a number, or several (the whole batch and its halves)
 
 
 class Perturbation(ABC):
@@ -26,7 +30,7 @@ class Perturbation(ABC):
         self.space = space
 
     @abstractmethod
-    def losses(self, population: Sequence[Point], loss: Callable[[], float]) -> list[float]:
+    def losses(self, population: Sequence[Point], loss: Callable[[], T]) -> list[T]:
         """`loss()` at every point, in order. The weights are what they were when this returns, or raises."""
 
 
@@ -39,7 +43,7 @@ class ReadOnly(Perturbation):
         super().__init__(space)
         self._view = ReadOnlyView(space)
 
-    def losses(self, population: Sequence[Point], loss: Callable[[], float]) -> list[float]:
+    def losses(self, population: Sequence[Point], loss: Callable[[], T]) -> list[T]:
         return [self._view.evaluate(point, loss) for point in population]
 
 
@@ -71,8 +75,8 @@ class InPlace(Perturbation):
             )
         warnings.warn(IN_PLACE_16_BIT, stacklevel=3)
 
-    def losses(self, population: Sequence[Point], loss: Callable[[], float]) -> list[float]:
-        results: list[float] = []
+    def losses(self, population: Sequence[Point], loss: Callable[[], T]) -> list[T]:
+        results: list[T] = []
         path = in_place_path(population)
         here: Point = ()
         try:

@@ -17,7 +17,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from zoft.backends import Move, Point, Target
 from zoft.errors import UnsupportedModuleError
 from zoft.space import ParameterSpace, Slot
 
+T = TypeVar("T")
 _ALIGNMENT = 64  # bytes
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class ReadOnlyView:
         """The largest amount of memory that perturbed copies took at once."""
         return self._scratch.peak
 
-    def evaluate(self, point: Point, loss: Callable[[], float]) -> float:
+    def evaluate(self, point: Point, loss: Callable[[], T]) -> T:
         """`loss()` with every trainable parameter displaced by `point`.
 
         Raises:

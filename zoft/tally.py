@@ -1,0 +1,97 @@
+"""The losses of one step, added up over micro-batches and ranks: the whole batch, and two halves of it.
+
+Losses are summed exactly (math.fsum) before one division, so W ranks with one micro-batch each and one rank with W
+micro-batches get the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from zoft.distributed import gather
+from zoft.errors import UsageError
+
+Taken = tuple[float, float, float]  # mean loss of a micro-batch; of its even examples, of its odd ones (nan: not known)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One micro-batch: its losses at every point, and the divisor with which it enters the sum."""
+
+    losses: list[Taken]  # [points]
+    divisor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Losses at every point over all micro-batches and ranks, [points] each."""
+
+    whole: list[float]
+    halves: tuple[list[float], list[float]] | None  # None: the batch cannot be split
+
+
+def taken(value: torch.Tensor | float) -> Taken:
+    """What a closure returned: a scalar, or the losses of the examples [B], whose exact mean is the loss.
+
+    Raises:
+        UsageError: a tensor of another shape, or no example at all.
+
+    >>> taken(torch.tensor([1.0, 2.0, 5.0]))
+    (2.6666666666666665, 3.0, 2.0)
+    """
+    if not isinstance(value, torch.Tensor) or value.ndim == 0:
+        return float(value), math.nan, math.nan
+    if value.ndim > 1 or value.numel() == 0:
+        raise UsageError(f"a loss is a scalar or one number per example [B], but a tensor of shape {tuple(value.shape)} came")
+    examples = value.tolist()
+    return _mean(examples), _mean(examples[0::2]), _mean(examples[1::2])
+
+
+def total(parts: Sequence[Part], device: torch.device) -> Totals:
+    """Per point: the sum over micro-batches of loss / divisor, averaged over ranks.
+
+    Halves: even and odd examples where every micro-batch says them, otherwise even and odd micro-batches where there are
+    at least two (counted through all ranks), scaled to the size of the whole.
+    """
+    ranks = gather([value for part in parts for point in part.losses for value in point], device)
+    points, micro = len(parts[0].losses), len(parts)
+    divisors = [part.divisor for part in parts] * len(ranks)
+
+    def column(point: int, kind: int) -> list[float]:
+        return [rank[(m * points + point) * 3 + kind] for rank in ranks for m in range(micro)]
+
+    whole = [_weighted(column(point, 0), divisors, len(ranks)) for point in range(points)]
+    by_example = [[column(point, kind) for point in range(points)] for kind in (1, 2)]
+    if not any(math.isnan(value) for half in by_example for values in half for value in values):
+        first, second = ([_weighted(values, divisors, len(ranks)) for values in half] for half in by_example)
+        return Totals(whole, (first, second))
+    count = len(divisors)
+    if count < 2:
+        return Totals(whole, None)
+    halves = []
+    for start in (0, 1):
+        share = len(range(start, count, 2)) / count
+        columns = (column(point, 0)[start::2] for point in range(points))
+        halves.append([_weighted(values, divisors[start::2], len(ranks)) / share for values in columns])
+    return Totals(whole, (halves[0], halves[1]))
+
+
+def _weighted(values: Sequence[float], divisors: Sequence[int], ranks: int) -> float:
+    """sum of value / divisor, over the number of ranks; one division where all divisors are equal."""
+    if len(set(divisors)) == 1:
+        return fsum(values) / (divisors[0] * ranks)
+    return fsum(value / divisor for value, divisor in zip(values, divisors, strict=True)) / ranks
+
+
+def fsum(values: Iterable[float]) -> float:
+    """math.fsum, with the IEEE result where infinities of both signs meet."""
+    values = list(values)
+    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fsum(values) / len(values) if values else math.nan
