@@ -59,7 +59,9 @@ def _checked(records: list[Any], task: Task, source: str) -> list[Row]:
         raise UsageError(f"{source}: the dataset is empty; give a file with at least one row")
     wrong = next((n for n, record in enumerate(records, start=1) if not isinstance(record, dict)), None)
     if wrong is not None:
-        raise UsageError(f"{source}, row {wrong}: expected an object with named columns, but found {records[wrong - 1]!r}")
+        raise UsageError(
+            f"{source}, row {wrong}: expected an object with named columns, but found {records[wrong - 1]!r}"
+        )
     if task.aliases:
         records = [_renamed(record, task) for record in records]
     first = next(iter(task.unfolded(records[0])), {})
@@ -71,7 +73,9 @@ def _checked(records: list[Any], task: Task, source: str) -> list[Row]:
 
 
 def _renamed(record: Row, task: Task) -> Row:
-    return {task.aliases.get(name, name) if task.aliases.get(name) not in record else name: v for name, v in record.items()}
+    return {
+        task.aliases.get(name, name) if task.aliases.get(name) not in record else name: v for name, v in record.items()
+    }
 
 
 def _json(path: Path, task: Task) -> list[Any]:
@@ -113,10 +117,10 @@ def _delimited(path: Path, task: Task, **dialect: Any) -> Iterator[Row]:
         if first is None:
             return
         names = first
-        if not set(task.columns) <= {task.aliases.get(name, name) for name in first}:
-            if len(first) == len(task.headerless) and not set(first) & set(task.columns):
-                names = list(task.headerless)
-                yield dict(zip(names, first, strict=True))
+        headed = bool(set(task.columns) & {task.aliases.get(name, name) for name in first})
+        if not headed and len(first) == len(task.headerless):
+            names = list(task.headerless)
+            yield dict(zip(names, first, strict=True))
         for number, record in enumerate(records, start=1 if names is first else 2):
             if not record:
                 continue

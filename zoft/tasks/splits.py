@@ -35,12 +35,12 @@ def load_splits(
 ) -> Splits:
     """MeZO's rule: train and dev are drawn from the training data, test from the validation data.
 
-    With a test file as well, dev is drawn from the validation file; with a training file alone, all three come from it.
-    Without files the task's data on the Hub is used. `examples_per_label` (k-shot) replaces `num_train` and `num_dev`: that
-    many examples of each label for training and as many others for dev. None as a number: all there are.
+    With a test file as well, dev is drawn from the validation file; with a training file alone, all three come from
+    it. Without files the task's data on the Hub is used. `examples_per_label` (k-shot) replaces `num_train` and
+    `num_dev`: that many examples of each label for training and as many others for dev. None as a number: all there are.
 
     Raises:
-        UsageError: a file is missing, empty or lacks a column; a label is not allowed (every row is checked); too few rows.
+        UsageError: a file is missing, empty or lacks a column; a label (of any row) is not allowed; too few rows.
     """
     if train_file is None and (validation_file is not None or test_file is not None):
         raise UsageError("validation_file and test_file need train_file beside them")
@@ -68,7 +68,9 @@ def load_splits(
         raise UsageError(f"{_source(task, train_file)}: {len(order)} rows are too few to train on and to hold some out")
     if of_dev < asked_dev or of_test < asked_test or (num_train or 0) > of_train:
         parts = [f"{of_train} to train"]
-        parts += [f"{n} as {name}" for n, asked, name in ((of_dev, asked_dev, "dev"), (of_test, asked_test, "test")) if asked]
+        parts += [
+            f"{n} as {name}" for n, asked, name in ((of_dev, asked_dev, "dev"), (of_test, asked_test, "test")) if asked
+        ]
         notes.append(f"{_source(task, train_file)} has {len(order)} rows, fewer than asked for: {', '.join(parts)}")
     cuts = of_train, of_train + of_dev, of_train + of_dev + of_test
     return Splits(

@@ -1,0 +1,120 @@
+"""Forward passes that compute logits only where they are needed.
+
+A vocabulary of 50,000 entries makes the logits of every position the largest tensor of the pass, and the multiplication that makes
+them a large share of its work; all but one to a few positions per row would be thrown away.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+Select = Callable[[torch.Tensor], torch.Tensor]  # hidden states [R, T, D] -> those that are needed [R, K, D]
+
+
+def logits_at(model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: torch.Tensor) -> torch.Tensor:
+    """Logits [R, K, V] of a causal LM at positions `outputs` [K] of every row, in the model's dtype.
+
+    Positions are counted from each row's first real token, so padding on the left changes nothing.
+    """
+    accepted = accepted_arguments(model)
+    inputs = _inputs(batch, accepted)
+    if "position_ids" in accepted:
+        inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    if "logits_to_keep" in accepted:
+        return model(**inputs, logits_to_keep=outputs).logits
+    return _selected(model, inputs, lambda x: x[:, outputs], len(outputs))
+
+
+def last_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Logits [R, V] of a causal LM at the last position of every row."""
+    accepted = accepted_arguments(model)
+    inputs = _inputs(batch, accepted)
+    if "position_ids" in accepted:
+        inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    if "logits_to_keep" in accepted:
+        return model(**inputs, logits_to_keep=1).logits[:, -1]
+    return _selected(model, inputs, lambda x: x[:, -1:], 1)[:, -1]
+
+
+def mask_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Logits [R, V] of a masked LM at position `read_at` of each row."""
+    rows = torch.arange(batch["input_ids"].shape[0], device=batch["input_ids"].device)
+
+    def at_mask(states: torch.Tensor) -> torch.Tensor:
+        return states[rows, batch["read_at"]].unsqueeze(1)
+
+    return _selected(model, _inputs(batch, accepted_arguments(model)), at_mask, 1)[:, 0]
+
+
+def head_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Logits [R, L] of a classification head."""
+    return model(**_inputs(batch, accepted_arguments(model))).logits
+
+
+def accepted_arguments(model: nn.Module) -> frozenset[str]:
+    """Names that the forward of the model inside any wrapper (PEFT, DistributedDataParallel) takes."""
+    return _arguments(type(_inner(model)))
+
+
+@lru_cache(maxsize=64)
+def _arguments(kind: type[nn.Module]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    while True:
+        if hasattr(model, "get_base_model"):  # PEFT
+            model = model.get_base_model()  # type: ignore[operator]
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _inputs(batch: Mapping[str, torch.Tensor], accepted: frozenset[str]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if "use_cache" in accepted:
+        inputs["use_cache"] = False  # keys and values of the prompt are never used again
+    return inputs
+
+
+def _selected(model: nn.Module, inputs: dict[str, Any], select: Select, kept: int) -> torch.Tensor:
+    """Run the model whole, but let its head see selected hidden states only.
+
+    The head is what a language model holds beside its base model (`lm_head`, `cls`, …): the first of these modules to be
+    called gets the selection. Where nothing of the kind is found, all logits are made and then selected.
+    """
+    length = inputs["input_ids"].shape[1]
+    with _head_sees(model, select, length):
+        logits = model(**inputs).logits
+    return logits if logits.shape[1] == kept and kept != length else select(logits)
+
+
+@contextmanager
+def _head_sees(model: nn.Module, select: Select, length: int) -> Iterator[None]:
+    inner = _inner(model)
+    base = getattr(inner, getattr(inner, "base_model_prefix", "") or "-", None)
+    heads = [child for child in inner.children() if child is not base] if isinstance(base, nn.Module) else []
+    done = False
+
+    def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        nonlocal done
+        states = arguments[0] if arguments else None
+        if done or not isinstance(states, torch.Tensor) or states.dim() != 3 or states.shape[1] != length:
+            return None
+        done = True
+        return (select(states), *arguments[1:])
+
+    handles = [head.register_forward_pre_hook(before) for head in heads]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,62 @@
+"""Candidate likelihood: the right candidate should be the most likely continuation."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from zoft.objectives.base import Batch, Objective, Scored
+from zoft.objectives.forward import head_logits, last_logits, logits_at, mask_logits
+from zoft.tasks.collate import ABSENT, IGNORED
+
+
+class CandidateLikelihood(Objective):
+    """Cross-entropy over the candidates' likelihoods.
+
+    Candidate c with tokens a_1 … a_n after prompt x scores its mean log-likelihood, as in MeZO (Malladi et al.
+    2023, its released code)::
+
+        s_c  = 1/n sum_i log p(a_i | x, a_1 … a_{i-1})
+        loss = -s_gold + log sum_c exp(s_c)
+
+    When all candidates are one token after the same prompt, the normaliser of p is the same for all of them and
+    cancels: the logits at one position serve as scores, and one row per example is enough. Masked LMs and classification
+    heads are read in the same way. Scores are the log softmax over the candidates, -inf where there is none.
+    """
+
+    name = "candidate_likelihood"
+
+    def evaluate(self, model: nn.Module, batch: Batch) -> Scored:
+        raw = mean_log_likelihoods(model, batch) if "candidate_rows" in batch else one_position_scores(model, batch)
+        scores = raw.log_softmax(dim=-1)
+        return Scored(functional.nll_loss(scores, batch["gold"], reduction="none"), scores, batch["gold"])
+
+
+def one_position_scores(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """[B, C] float32: the output's entry for each candidate, -inf where there is no candidate."""
+    if "classes" in batch:
+        choices, logits = batch["classes"], head_logits(model, batch)
+    elif "read_at" in batch:
+        choices, logits = batch["choices"], mask_logits(model, batch)
+    else:
+        choices, logits = batch["choices"], last_logits(model, batch)
+    picked = logits.gather(-1, choices.clamp(min=0)).float()
+    return picked.masked_fill(choices == ABSENT, -torch.inf)
+
+
+def mean_log_likelihoods(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """[B, C] float32: each candidate's mean log-likelihood per token, -inf where there is no candidate."""
+    per_row = answer_log_likelihoods(model, batch)
+    rows = batch["candidate_rows"]
+    return per_row[rows.clamp(min=0)].masked_fill(rows == ABSENT, -torch.inf)
+
+
+def answer_log_likelihoods(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """[R] float32: mean over the supervised tokens of each row of their log-likelihood."""
+    outputs = batch["outputs"]
+    labels = batch["labels"][:, outputs + 1]  # [R, K]
+    logits = logits_at(model, batch, outputs).float()
+    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    counts = (labels != IGNORED).sum(dim=1)
+    return -losses.view_as(labels).sum(dim=1) / counts
