@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from transformers import set_seed
 
@@ -66,7 +67,8 @@ def opening_words(config: RunConfig, trainer: ZOTrainer, materials: Materials) -
 def _arguments(config: RunConfig) -> dict[str, Any]:
     """The arguments of ZOConfig: Transformers' settings as given, and the zeroth-order ones."""
     zo = {f.name: getattr(config.zo, f.name) for f in fields(config.zo)}
-    return {"output_dir": config.run.runs_dir, "report_to": "none", **config.training, **zo}
+    quiet = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
+    return {"output_dir": config.run.runs_dir, **quiet, **config.training, **zo}
 
 
 def _trainer(config: RunConfig, args: ZOConfig, materials: Materials) -> ZOTrainer:
