@@ -36,8 +36,9 @@ class ZOOptimizer(torch.optim.Optimizer):
     >>> losses[-1] < 0.01 * losses[0]
     True
 
-    `step(closure)` evaluates the closure at w + eps z and w - eps z (for each of `directions` seeded z), forms the two-point
-    estimate and moves the weights once. For gradient accumulation call `accumulate(closure)` per micro-batch, then `step()`.
+    `step(closure)` evaluates the closure at w + eps z and w - eps z (for each of `directions` seeded z), forms the
+    two-point estimate and moves the weights once. For gradient accumulation call `accumulate(closure)` per micro-batch,
+    then `step()`.
     """
 
     def __init__(
@@ -84,9 +85,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.estimator = make_estimator(estimator, eps=eps)
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.rule_state = self.rule.init()
-        self.perturbation = make_perturbation(
-            perturbation, self.space, eps=eps, distribution=self.source.distribution
-        )
+        self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
         self.steps = 0  # optimizer steps so far: the next step's index
         self.skipped = 0  # of them, how many moved nothing
         self.last: Step | None = None
@@ -118,20 +117,24 @@ class ZOOptimizer(torch.optim.Optimizer):
         return fsum(loss for loss, _, _ in losses) / len(losses)
 
     def _probe_losses(self, request: Request, closure: Loss) -> list[Taken]:
-        """Losses at the governor's points, through read-only views: whatever it asks for, training's path stays the same."""
+        """Losses at the governor's points, through read-only views: asking does not change training's path."""
         distribution = Distribution.GAUSSIAN if request.gaussian else Distribution.RADEMACHER
         probes = self.source.probes_at(self.steps, request.probes, distribution)
         points: list[Point] = [tuple(Term(probes[i], scale) for i, scale in point) for point in request.points]
         if any(points) and self._probing is None:
             self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)
-        return [self._probing.losses([p], lambda: taken(closure()))[0] if p and self._probing else taken(closure()) for p in points]
+        return [
+            self._probing.losses([p], lambda: taken(closure()))[0] if p and self._probing else taken(closure())
+            for p in points
+        ]
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
         """Move the weights once along this step's estimate.
 
         Returns:
-            The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last step.
+            The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last
+            step.
         """
         if closure is not None:
             self.accumulate(closure)
@@ -223,7 +226,9 @@ class ZOOptimizer(torch.optim.Optimizer):
         state_dict = dict(state_dict)
         mine = state_dict.pop("zoft", None)
         if mine is None:
-            raise UsageError("the checkpoint's optimizer state was not written by zoft; start a new run from its weights")
+            raise UsageError(
+                "the checkpoint's optimizer state was not written by zoft; start a new run from its weights"
+            )
         here = {
             "seed": self.source.seed,
             "distribution": str(self.source.distribution),
@@ -239,4 +244,3 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.space.load_residuals(mine["residuals"])
         if self.governor is not None and "governor" in mine:
             self.governor.load_state_dict(mine["governor"])
-

@@ -105,6 +105,18 @@ class ParameterSpace:
         for name, bits in residuals.items():
             mine[name].copy_(bits)
 
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        """Put back weights that were copied earlier, by canonical name.
+
+        Raises:
+            UsageError: they belong to other parameters.
+        """
+        mine = {slot.name: slot.weight for slot in self.slots}
+        if {n: (w.shape, w.dtype) for n, w in mine.items()} != {n: (w.shape, w.dtype) for n, w in weights.items()}:
+            raise UsageError("the copied weights are not those of this model: names, shapes or dtypes differ")
+        for name, weight in weights.items():
+            mine[name].detach().copy_(weight)
+
     def fingerprint(self) -> str:
         """16 hex digits of blake2b over names, shapes, dtypes and all stored bytes: equal if and only if the weights are."""
         digest = hashlib.blake2b(digest_size=8)

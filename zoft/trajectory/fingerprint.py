@@ -1,0 +1,49 @@
+"""Is this the model that the run started from?"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoft.naming import canonical_name
+from zoft.space import ParameterSpace
+
+CHUNK = 1 << 24  # elements hashed at a time: a copy of at most this many exists beside the weights
+
+
+def trained_fingerprint(space: ParameterSpace) -> str:
+    """16 hex digits of blake2b over the trained parameters: names, shapes, dtypes, bytes; residual bits if any is set.
+
+    A model that was just loaded has no residual bits but zeros, so its fingerprint does not depend on
+    `weight_rounding`.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for slot in space.slots:
+        _add(digest, slot.name, slot.weight)
+        if slot.residual is not None and bool(slot.residual.any()):
+            _add(digest, "residual", slot.residual)
+    return digest.hexdigest()
+
+
+def frozen_fingerprint(model: nn.Module, space: ParameterSpace) -> str:
+    """The same over every parameter of `model` outside `space`: with an adapter, over the base model.
+
+    Buffers are left out: they are constants of the architecture, or (running statistics) not part of the trajectory.
+    """
+    trained = {id(module._parameters[attribute]) for slot in space.slots for module, attribute in slot.owners}
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in model.named_parameters():
+        if id(weight) not in trained:
+            _add(digest, canonical_name(name), weight)
+    return digest.hexdigest()
+
+
+def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
+    digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype};".encode())
+    flat = tensor.detach().reshape(-1)
+    for start in range(0, flat.numel(), CHUNK):
+        chunk = flat[start : start + CHUNK].contiguous().cpu()
+        digest.update(chunk.view(torch.uint8).numpy())

@@ -1,0 +1,162 @@
+"""What a log says before its first record: everything, besides the records, that replay needs."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+import zoft
+from zoft.directions import MAX_INDEX, Distribution
+from zoft.naming import canonical_name
+from zoft.optimizer import ZOOptimizer
+from zoft.space import ParameterSpace
+from zoft.trajectory.errors import TrajectoryError
+from zoft.trajectory.fingerprint import frozen_fingerprint, trained_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One trained parameter as the log knows it."""
+
+    name: str  # canonical
+    shape: tuple[int, ...]
+    dtype: str  # "bfloat16"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Plain values only; checked when it is read, because a log may come from anywhere."""
+
+    parameters: tuple[Parameter, ...]  # trained, in the model's order
+    weights: str  # fingerprint of the trained weights before the first record
+    frozen: str  # fingerprint of all other parameters
+    base: str  # name or folder of the model that training started from; "" if unknown
+    seed: int
+    distribution: str
+    directions: int  # q: of the population of one step
+    capacity: int  # (direction, coefficient) pairs that a record has room for
+    perturbation: str  # read_only or in_place
+    estimator: dict[str, Any]  # name and settings
+    rule: dict[str, Any]  # name and settings
+    rounding: str
+    first: int = 0  # index of the first record's step
+    rule_state: dict[str, Any] = field(default_factory=dict)  # before the first record
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, wanted = getattr(self, entry.name), _TYPES.get(str(entry.type).split("[")[0], object)
+            if not isinstance(value, wanted) or isinstance(value, bool):
+                raise TrajectoryError(f"the log's header is damaged: {entry.name} cannot be {value!r:.60}")
+        if not self.parameters or not all(isinstance(p, Parameter) for p in self.parameters):
+            raise TrajectoryError("the log's header is damaged: it names no trained parameters")
+        if not (1 <= self.directions <= MAX_INDEX and 1 <= self.capacity <= 4 * MAX_INDEX and 0 <= self.first < 2**32):
+            raise TrajectoryError("the log's header is damaged: its number of directions or first step is out of range")
+        if self.distribution not in list(Distribution) or not 0 <= self.seed < 2**32:
+            raise TrajectoryError(
+                f"the log's header is damaged: seed {self.seed}, distribution {self.distribution!r:.60}"
+            )
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), allow_nan=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Header:
+        """Raises TrajectoryError: it is not a header of this version."""
+        try:
+            plain = json.loads(text)
+            plain["parameters"] = tuple(_parameter(**entry) for entry in plain["parameters"])
+            return cls(**plain)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            if isinstance(error, TrajectoryError):
+                raise
+            raise TrajectoryError(f"the log's header cannot be read: {error}") from error
+
+    def same_run(self, other: Header) -> list[str]:
+        """The settings in which two headers differ, apart from where the run started and on which software."""
+        free = {"weights", "frozen", "base", "first", "rule_state", "versions"}
+        mine, theirs = asdict(self), asdict(other)
+        return [name for name in mine if name not in free and mine[name] != theirs[name]]
+
+
+_TYPES: Mapping[str, type] = {"tuple": tuple, "str": str, "int": int, "dict": dict}
+
+
+def _parameter(name: Any, shape: Any, dtype: Any) -> Parameter:
+    whole = isinstance(shape, list) and all(isinstance(n, int) and n >= 0 for n in shape)
+    if not (isinstance(name, str) and isinstance(dtype, str) and whole and math.prod(shape) < 2**63):
+        raise TrajectoryError(f"the log's header is damaged: parameter {name!r:.60} of shape {shape!r:.60}")
+    return Parameter(name, tuple(shape), dtype)
+
+
+def describe(
+    optimizer: ZOOptimizer, base: str = "", capacity: int | None = None, *, hash_weights: bool = True
+) -> Header:
+    """The header of a log that starts where `optimizer` stands now. Hashing reads every weight once."""
+    space = optimizer.space
+    return Header(
+        parameters=parameters(space),
+        weights=trained_fingerprint(space) if hash_weights else "",
+        frozen=frozen_fingerprint(optimizer.model, space) if hash_weights else "",
+        base=base,
+        seed=optimizer.source.seed,
+        distribution=optimizer.source.distribution.value,
+        directions=optimizer.directions,
+        capacity=optimizer.directions if capacity is None else capacity,
+        perturbation=optimizer.perturbation.name,
+        estimator=estimator_settings(optimizer.estimator),
+        rule=optimizer.rule.settings(),
+        rounding=space.rounding.value,
+        first=optimizer.steps,
+        rule_state=optimizer.rule_state,
+        versions={"zoft": zoft.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+
+
+def parameters(space: ParameterSpace) -> tuple[Parameter, ...]:
+    """The trained parameters of a model in the log's words."""
+    return tuple(
+        Parameter(slot.name, tuple(slot.weight.shape), str(slot.weight.dtype).removeprefix("torch."))
+        for slot in space.slots
+    )
+
+
+def estimator_settings(estimator: Any) -> dict[str, Any]:
+    """Name and settings from which `zoft.estimators.estimator` makes the same estimator again."""
+    own: Any = getattr(estimator, "settings", None)
+    return own() if own is not None else {"name": estimator.name, "eps": estimator.eps}
+
+
+@contextmanager
+def trainable_as_in(header: Header, model: nn.Module) -> Iterator[None]:
+    """Inside, exactly the parameters that the log trained require gradients.
+
+    Raises:
+        TrajectoryError: the model lacks one of them.
+    """
+    wanted = {parameter.name for parameter in header.parameters}
+    named = {canonical_name(name): weight for name, weight in model.named_parameters()}
+    missing = sorted(wanted - named.keys())
+    if missing:
+        raise TrajectoryError(
+            f"the log trained {len(wanted)} parameters, but this model has no {', '.join(missing[:3])}"
+            f"{' …' if len(missing) > 3 else ''}; give the base model that the run started from "
+            f"({header.base or 'unknown'})"
+        )
+    before = {weight: weight.requires_grad for weight in named.values()}
+    try:
+        for name, weight in named.items():
+            if weight.requires_grad != (name in wanted):
+                weight.requires_grad_(name in wanted)
+        yield
+    finally:
+        for weight, flag in before.items():
+            weight.requires_grad_(flag)
