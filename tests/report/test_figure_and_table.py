@@ -52,6 +52,8 @@ def test_table_leaves_out_what_was_not_measured():
     assert closing_table(Closing()) == ""
 
 
-@pytest.mark.parametrize(("count", "text"), [(0, "0 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (10**15, "1000.0 TB")])
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 bytes"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (10**15, "1000.0 TB")]
+)
 def test_human_bytes(count, text):
     assert human_bytes(count) == text

@@ -71,8 +71,8 @@ def test_peak_is_above_the_start_of_each_call():
 
 @pytest.mark.parametrize(("inputs", "hidden", "batch"), [(64, 32, 1), (50, 20, 7)])
 def test_adamw_step_of_an_mlp_is_the_closed_form(inputs, hidden, batch):
-    """The peak is in the second backward, when the first layer's gradient has just been made: P weights, P gradients, 2 P
-    moments; the [batch, hidden] gradient it is made from; the loss, the one that starts backward, two step counters.
+    """The peak is in the second backward, when the first layer's gradient was just made: P weights, P gradients,
+    2 P moments; the [batch, hidden] gradient it is made from; the loss, the 1 that starts backward, two step counters.
     """
     model, x = mlp(inputs, hidden), torch.ones(batch, inputs)
     parameters = inputs * hidden + hidden

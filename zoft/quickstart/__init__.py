@@ -1,1 +1,1 @@
-"""The embedded offline world: a generated corpus, a small language model that has read it, and a task with two unread words."""
+"""The embedded offline world: a generated corpus, a small language model that read it, a task with two unread words."""

@@ -1,7 +1,8 @@
 """The small language model as an ordinary Hugging Face folder, made once per recipe and kept in a per-user cache.
 
-A folder in the cache is either whole or not used: it is built under a temporary name and renamed, its manifest lists the
-sha256 of every file, and a folder that does not agree with its manifest is built again. One process builds at a time.
+A folder in the cache is either whole or not used: it is built under a temporary name and renamed, its manifest
+lists the sha256 of every file, and a folder that does not agree with its manifest is built again. One process
+builds at a time.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def recipe_hash() -> str:
-    """Twelve hex digits over all that decides the model's bytes: the corpus, the vocabulary, the settings, the versions."""
+    """Twelve hex digits over all that decides the model's bytes: corpus, vocabulary, settings, versions."""
     import torch
     import transformers
 
@@ -131,7 +132,10 @@ def _learn(world: World, progress: Progress) -> tuple[Any, Any, float, int]:
         shares.append(like_minded_share(model, tokenizer, world.probe))
         if shares[-1] >= ENOUGH:
             return model, tokenizer, shares[-1], seed
-    raise RuntimeError(f"the quickstart's language model predicts like-minded words in {shares} of the probe; {ENOUGH} is needed")
+    raise RuntimeError(
+        f"the quickstart's language model gave like-minded words to {shares} of the probe reviews with seeds 0, 1, …; "
+        f"{ENOUGH} is needed, so it is not used"
+    )
 
 
 def _sha256(path: Path) -> str:

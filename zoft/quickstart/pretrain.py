@@ -1,6 +1,7 @@
-"""Makes the small language model: a tokenizer over the world's words and an OPT that has read the corpus, without labels.
+"""Makes the small language model: a tokenizer over the world's words, and an OPT that reads the corpus without labels.
 
-Everything runs on one CPU thread with generators of its own, so that the same machine and versions give the same bytes.
+Everything runs on one CPU thread with generators of its own, so that the same machine and versions give the same
+bytes.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     words = (*SPECIAL_WORDS, *vocabulary())
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", words.index("</s>"))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="</s> $A", special_tokens=[("</s>", words.index("</s>"))]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", bos_token="</s>", eos_token="</s>"
     )
@@ -59,9 +62,10 @@ def pretrain(
 ) -> tuple[OPTForCausalLM, PreTrainedTokenizerFast]:
     """A model that has read the corpus. Afterwards the rows of the two unread label words are set to the mean row.
 
-    A word that never occurs is only ever pushed away by the softmax, and where it ends up is an accident of its first value.
-    The mean row is where Transformers, too, starts a word added to a vocabulary; and as both words get the same row, the
-    model gives both the same probability whatever it reads: it cannot know which is which before it is fine-tuned.
+    A word that never occurs is only ever pushed away by the softmax, and where it ends up is an accident of its
+    first value. The mean row is where Transformers, too, starts a word added to a vocabulary; and as both words get
+    the same row, the model gives both the same probability whatever it reads: it cannot know which is which before
+    it is fine-tuned.
     """
     with _alone(setting.seed):
         tokenizer = make_tokenizer()
@@ -95,7 +99,7 @@ def pretrain(
 
 @torch.no_grad()
 def like_minded_share(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review]) -> float:
-    """Share of reviews after whose prompt the most probable word of all is an opinion of the review's sentiment, in [0, 1]."""
+    """Share, in [0, 1], of reviews after whose prompt the most probable word is an opinion of their sentiment."""
     ids, mask = _encode([review.prompt for review in reviews], tokenizer, end=False)
     predicted = []
     for start in range(0, len(ids), 256):
@@ -103,7 +107,8 @@ def like_minded_share(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast,
         logits = model(input_ids=rows, attention_mask=seen, use_cache=False).logits
         last = logits[torch.arange(len(rows)), seen.sum(1) - 1]  # [b, vocabulary]
         predicted += last.argmax(-1).tolist()
-    opinions = [set(tokenizer.convert_tokens_to_ids(list(words))) for words in OPINIONS]
+    ids_of = tokenizer.get_vocab()
+    opinions = [{ids_of[word] for word in words} for words in OPINIONS]
     right = sum(word in opinions[review.sentiment] for word, review in zip(predicted, reviews, strict=True))
     return right / len(reviews)
 
@@ -140,9 +145,9 @@ def _new_model(setting: Pretraining, tokenizer: PreTrainedTokenizerFast) -> OPTF
         init_std=setting.init_std,
         dropout=0.0,
         attention_dropout=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=SPECIAL_WORDS.index("<pad>"),
+        bos_token_id=SPECIAL_WORDS.index("</s>"),
+        eos_token_id=SPECIAL_WORDS.index("</s>"),
     )
     return OPTForCausalLM(config)
 
@@ -172,6 +177,6 @@ def _schedule(step: int, setting: Pretraining) -> float:
 @torch.no_grad()
 def _introduce_label_words(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = model.get_input_embeddings().weight  # [vocabulary, hidden]; tied to the output
-    new = tokenizer.convert_tokens_to_ids(list(LABEL_WORDS))
+    new = [tokenizer.get_vocab()[word] for word in LABEL_WORDS]
     read = [index for index in range(len(rows)) if index not in new]
     rows[new] = rows[read].mean(0)

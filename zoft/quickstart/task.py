@@ -1,19 +1,20 @@
 """The labelled task: a review, then ``it was``, then one of two words that the language model has never read.
 
-The task is easy on purpose. The model has learned from unlabelled text which sentiment a review has; what it lacks is the
-meaning of two words. So a run shows that forward passes alone, through every weight, are enough to bind them to what the
-model knows; it does not show how far the method carries on a task that the model has yet to understand.
+The task is easy on purpose. The model has learned from unlabelled text which sentiment a review has; what it lacks
+is the meaning of two words. So a run shows that forward passes alone, through every weight, are enough to bind them
+to what the model knows; it does not show how far the method carries on a task that the model has yet to understand.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Literal
 
 from zoft.errors import UsageError
 from zoft.quickstart.world import LABEL_WORDS, PROMPT_ENDING, build_world
 from zoft.tasks.base import Example
 from zoft.tasks.classification import Classification
+from zoft.tasks.splits import Splits
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -25,14 +26,14 @@ QUICKSTART = Classification(
 )
 
 WHAT_IT_SHOWS = (
-    "This task is easy: the small model had already learned, from text without labels, which reviews sound pleased and which "
-    f"do not; it had never read the words {LABEL_WORDS[0]!r} and {LABEL_WORDS[1]!r}, hence about 50 % before. The run shows "
-    "that steps made of forward passes alone, moving all weights, bind two new words to what a model knows. It does not show "
-    "how the method does on harder tasks or on large models."
+    "This task is easy: the small model had already learned, from unlabelled text, which reviews sound pleased "
+    f"and which do not; it never read the words {LABEL_WORDS[0]!r} and {LABEL_WORDS[1]!r}, hence about 50 % before. "
+    "The run shows that steps made of forward passes alone, moving all weights, bind two new words to what a model "
+    "knows. It does not show how the method does on harder tasks or on large models."
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _reviews() -> dict[str, tuple[tuple[str, int], ...]]:
     world = build_world()
     splits = {"train": world.train, "dev": world.dev, "test": world.test}
@@ -40,7 +41,7 @@ def _reviews() -> dict[str, tuple[tuple[str, int], ...]]:
 
 
 def rows(split: str) -> list[dict[str, str]]:
-    """The split's rows, columns ``review`` and ``label`` ("0" or "1"), as a data file would hold them; half of each label.
+    """The split's rows as a data file would hold them: columns ``review`` and ``label`` ("0" or "1"), half of each.
 
     Raises:
         UsageError: a split that there is not.
@@ -57,3 +58,19 @@ def examples(split: str) -> list[Example]:
     (' terrible', ' great')
     """
     return [QUICKSTART.example(row, number, f"quickstart {split}") for number, row in enumerate(rows(split), start=1)]
+
+
+def splits(num_train: int | None = None, num_dev: int | None = None, num_test: int | None = None) -> Splits:
+    """The first so many examples of each split, None: all of them. An even number holds as many of each label.
+
+    Raises:
+        UsageError: more are asked for than there are, or fewer than one.
+    """
+    asked = {"train": num_train, "dev": num_dev, "test": num_test}
+    parts = {split: tuple(examples(split)) for split in SPLITS}
+    for split, number in asked.items():
+        if number is not None and not 1 <= number <= len(parts[split]):
+            raise UsageError(
+                f"num_{split}={number}: the quickstart has 1 to {len(parts[split])} examples in its {split} split"
+            )
+    return Splits(parts["train"][:num_train], parts["dev"][:num_dev], parts["test"][:num_test])

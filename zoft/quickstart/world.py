@@ -1,15 +1,17 @@
 """A small grammar of reviews, and the splits made from it.
 
-A review is an opening and one or two remarks about things, for example
+A review is one or two remarks about things, sometimes after an opening, for example
 
-    last week we tried this hotel . although the bed was soft , the shower was freezing .
+    last week we tried this hotel . although the bed was soft , the shower was cold .
 
-Its sentiment is that of its main clauses; a conceded clause ("although …") says the opposite and does not count, and "not"
-or "never" turns a predicate around. In the corpus a review is followed by ``it was <opinion> .``, where the opinion is one of
-ten words, five of each sentiment. The task's two label words stand in the vocabulary and in no sentence.
+Its sentiment is that of its main clauses; a conceded clause ("although …") says the opposite and does not count,
+and "not" or "never" turns a predicate around. In the corpus a review is followed by ``it was <opinion> .``, where
+the opinion is one of ten words, five of each sentiment. The task's two label words stand in the vocabulary and in
+no sentence.
 
-All splits are cut from one stream of distinct reviews, so no review of the task occurs in the corpus, and each split holds as
-many positive as negative ones. The stream depends on its seed alone (``random.Random``; no global generator is touched).
+All splits are cut from one stream of distinct reviews, so no review of the task occurs in the corpus, and each
+split holds as many positive as negative ones. The stream depends on its seed alone (``random.Random``; no global
+generator is touched).
 """
 
 from __future__ import annotations
@@ -114,7 +116,8 @@ def build_world(seed: int = 0, sizes: Sizes | None = None) -> World:
     counts = sizes or Sizes()
     stream = _distinct_reviews(random.Random(seed))
     corpus, probe, train, dev, test = (
-        tuple(next(stream) for _ in range(count)) for count in (counts.corpus, counts.probe, counts.train, counts.dev, counts.test)
+        tuple(next(stream) for _ in range(count))
+        for count in (counts.corpus, counts.probe, counts.train, counts.dev, counts.test)
     )
     return World(corpus, probe, train, dev, test)
 

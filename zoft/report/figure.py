@@ -37,7 +37,7 @@ def plot_run(history: Sequence[Mapping[str, Any]], path: str | Path, title: str 
     if not accuracy[0] and not any(steps for steps, _ in losses.values()):
         raise UsageError("nothing to draw: no entry of the history has step and one of loss, eval_loss, eval_accuracy")
 
-    # Figure and canvas by hand: pyplot would keep the figure in a global list and choose a backend for the whole process.
+    # Figure and canvas by hand: pyplot would keep the figure in a global list and choose the process's backend.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,9 +1,9 @@
 """Peak memory of a piece of work, in bytes of tensors.
 
-On CUDA the allocator counts. On a CPU the resident set of a process moves in steps far larger than a small model, and keeps
-what was freed; so the storages themselves are counted: every tensor that an operator returns is seen by a dispatch mode,
-each storage counts once however many views it has, from the operator that made it until the storage is freed. What autograd
-saves, gradients and an optimizer's state are such tensors too, whoever holds them.
+On CUDA the allocator counts. On a CPU the resident set of a process moves in steps far larger than a small model,
+and keeps what was freed; so the storages themselves are counted: every tensor that an operator returns is seen by a
+dispatch mode, each storage counts once however many views it has, from the operator that made it until the storage
+is freed. What autograd saves, gradients and an optimizer's state are such tensors too, whoever holds them.
 
 Not counted on a CPU: scratch memory inside one operator, and Python's own objects.
 """
@@ -85,15 +85,15 @@ def peak_tensor_bytes(work: Callable[[], Any], device: torch.device | str = "cpu
     >>> peak_tensor_bytes(lambda: (torch.zeros(1000) + 1).sum())
     8000
     """
-    device = torch.device(device)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+    where = torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.synchronize(where)
+        torch.cuda.reset_peak_memory_stats(where)
+        before = torch.cuda.memory_allocated(where)
         work()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    counter = StorageCounter(device)
+        torch.cuda.synchronize(where)
+        return torch.cuda.max_memory_allocated(where) - before
+    counter = StorageCounter(where)
     with counter:
         work()
     return counter.peak_bytes
@@ -105,7 +105,7 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def zo_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], **settings: Any) -> int:
-    """Peak bytes of a zeroth-order step on the model's device: its weights and everything that two steps make beyond them.
+    """Peak bytes of a zeroth-order step on the model's device: its weights and all that two steps make beyond them.
 
     Args:
         model: left as it is; a copy takes the steps, with all its floating parameters trainable.
@@ -125,10 +125,10 @@ def zo_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], *
 
 
 def adamw_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]) -> int:
-    """Peak bytes of an AdamW step on the model's device: weights, gradients, two moments, what autograd keeps, scratch.
+    """Peak bytes of an AdamW step on the model's device: weights, gradients, moments, what autograd keeps, scratch.
 
-    The optimizer is torch's fused one, Trainer's default and the one with the least scratch. Two steps are taken, since the
-    moments are there in full only from the second forward on. Arguments as in `zo_step_bytes`.
+    The optimizer is torch's fused one, Trainer's default and the one with the least scratch. Two steps are taken,
+    since the moments are there in full only from the second forward on. Arguments as in `zo_step_bytes`.
     """
     copied = _trainable_copy(model)
 

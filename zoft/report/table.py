@@ -20,7 +20,8 @@ class Closing:
 def closing_table(closing: Closing) -> str:
     """The table as text, one line a fact, names and values aligned.
 
-    >>> print(closing_table(Closing(0.5, 0.98, steps=400, seconds=8.0, zo_peak_bytes=2_000_000, adamw_peak_bytes=8_000_000)))
+    >>> closing = Closing(0.5, 0.98, steps=400, seconds=8.0, zo_peak_bytes=2_000_000, adamw_peak_bytes=8_000_000)
+    >>> print(closing_table(closing))
     held-out accuracy before   50.0 %
     held-out accuracy after    98.0 %
     steps                      400 in 8.0 s (50.0 a second)
@@ -38,7 +39,9 @@ def closing_table(closing: Closing) -> str:
     if closing.zo_peak_bytes is not None:
         lines.append(("peak memory of a step", human_bytes(closing.zo_peak_bytes)))
     if closing.adamw_peak_bytes is not None:
-        compared = f" ({closing.adamw_peak_bytes / closing.zo_peak_bytes:.1f} times as much)" if closing.zo_peak_bytes else ""
+        compared = (
+            f" ({closing.adamw_peak_bytes / closing.zo_peak_bytes:.1f} times as much)" if closing.zo_peak_bytes else ""
+        )
         lines.append(("the same with AdamW", human_bytes(closing.adamw_peak_bytes) + compared))
     width = max((len(name) for name, _ in lines), default=0)
     return "\n".join(f"{name:<{width}}   {value}" for name, value in lines)
