@@ -1,0 +1,236 @@
+"""Models and tokenizers through Transformers: loaded, checked, and given something to tune. Heavy imports are inside."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import nn
+
+from zoft.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Architecture = Literal["causal", "masked", "classifier"]
+UNKNOWN_LENGTH = 2048  # tokens, when neither model nor tokenizer says how many it reads (MeZO's limit)
+logger = logging.getLogger(__name__)
+
+
+def architecture_of(name: str) -> Architecture:
+    """What the model in a folder or on the Hub was made to do, by its configuration alone.
+
+    An encoder without a language-modelling head (a sentence encoder) is a `classifier`: it gets a new head.
+
+    Raises:
+        UsageError: no configuration, or a kind of model that is none of these.
+    """
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    config = _config(_base_of(name))
+    kinds = " ".join(config.architectures or ())
+    if "ForMaskedLM" in kinds:
+        return "masked"
+    if "ForSequenceClassification" in kinds:
+        return "classifier"
+    if any(word in kinds for word in ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
+        if getattr(config, "is_encoder_decoder", False):
+            raise UsageError(f"model {name}: {kinds} has an encoder and a decoder; give a decoder alone or an encoder")
+        return "causal"
+    encoder = getattr(config, "is_decoder", None) is False  # BERT and its kind carry this setting
+    if config.model_type in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES and (encoder or "Encoder" in kinds):
+        return "classifier"
+    if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        return "causal"
+    raise UsageError(f"model {name}: {kinds or config.model_type} is no causal, masked or classifying language model")
+
+
+def load_tokenizer(name: str, architecture: Architecture = "causal") -> Any:
+    """The tokenizer of a folder or a name on the Hub; it pads with the end of sequence where it has no padding token.
+
+    Raises:
+        UsageError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = _base_of(name) if not _has_tokenizer(name) else name
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"tokenizer: nothing could be loaded from {name}: {_first_line(error)}") from error
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left" if architecture == "causal" else "right"
+    return tokenizer
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    architecture: Architecture | None = None,
+    labels: int = 2,
+    tokenizer: Any = None,
+) -> PreTrainedModel | Any:
+    """The model of a folder (also one that holds a LoRA adapter) or a name on the Hub, on the CPU, in eval mode.
+
+    Args:
+        dtype: of the weights: float32, bfloat16, float16; auto: as they were saved.
+        architecture: None: by its configuration.
+        labels: outputs of a classification head; the head is new where the folder holds none.
+        tokenizer: to give the model its padding token, and to check that the two belong together.
+
+    Raises:
+        UsageError: nothing to load; a head of another size; a tokenizer with more tokens than the model knows.
+    """
+    import torch
+    import transformers
+
+    architecture = architecture or architecture_of(name)
+    base = _base_of(name)
+    arguments: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if architecture == "classifier":
+        config = _config(base)
+        has_head = "ForSequenceClassification" in " ".join(config.architectures or ())
+        if has_head and config.num_labels != labels:
+            raise UsageError(
+                f"model {name}: its head tells {config.num_labels} labels apart, but the task has {labels}"
+            )
+        arguments["num_labels"] = labels
+    kind: Any = {
+        "causal": transformers.AutoModelForCausalLM,
+        "masked": transformers.AutoModelForMaskedLM,
+        "classifier": transformers.AutoModelForSequenceClassification,
+    }[architecture]
+    try:
+        model: Any = kind.from_pretrained(base, **arguments)
+    except (OSError, KeyError) as error:
+        raise UsageError(f"model: nothing could be loaded from {name}: {_first_line(error)}") from error
+    _agree(model, tokenizer, name)
+    if base != name:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, name, is_trainable=True)
+    return model.eval()
+
+
+def context_length(model: nn.Module, tokenizer: Any = None) -> int:
+    """The longest text, in tokens, that the model can read."""
+    config: Any = model.config
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+    said = [getattr(config, name, None) for name in names]
+    limits = [n for n in said if isinstance(n, int) and n > 0]
+    # RoBERTa counts positions from the one behind padding, so a table of 514 serves 512 tokens.
+    for path, module in model.named_modules():
+        if path.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)
+    told = getattr(tokenizer, "model_max_length", None)
+    if told is not None and told < 1_000_000:  # tokenizers without a limit say 10^30
+        limits.append(int(told))
+    return min(limits, default=UNKNOWN_LENGTH)
+
+
+def apply_tuning(
+    model: Any,
+    tuning: Literal["full", "lora"] = "full",
+    *,
+    rank: int = 8,
+    alpha: int = 16,
+    targets: Sequence[str] | str | None = None,
+) -> Any:
+    """The model with what `tuning` trains set to be trained: everything, or LoRA adapters (through PEFT).
+
+    A model that came with an adapter goes on training that one.
+
+    Raises:
+        UsageError: full-parameter training of integer weights; target modules that are not there or must be named.
+    """
+    if tuning == "full":
+        if hasattr(model, "peft_config"):
+            raise UsageError("tuning=full: the model folder holds a LoRA adapter; use tuning=lora, or merge it first")
+        refuse_integer_weights(model)
+        return model
+    if hasattr(model, "peft_config"):
+        return model
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    kind = type(model).__name__
+    purpose = (
+        TaskType.SEQ_CLS if "SequenceClassification" in kind else TaskType.CAUSAL_LM if "CausalLM" in kind else None
+    )
+    chosen = targets if targets is None or isinstance(targets, str) else list(targets)
+    try:
+        return get_peft_model(
+            model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=chosen, task_type=purpose)
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"tuning=lora: {_first_line(error)}; set lora_target_modules (all-linear fits any model)"
+        ) from error
+
+
+def refuse_integer_weights(model: nn.Module) -> None:
+    """UsageError when some weights are stored as integers, as in an int8 or 4-bit base."""
+    whole = next((name for name, weight in model.named_parameters() if not weight.is_floating_point()), None)
+    if whole is None and not getattr(model, "is_quantized", False):
+        return
+    where = f"{whole!r} holds integers" if whole else "the model says that it is quantised"
+    raise UsageError(
+        f"tuning=full: {where}, and integers cannot be displaced by a small step; load the model in bfloat16 or float32, "
+        "or use tuning=lora"
+    )
+
+
+def _agree(model: Any, tokenizer: Any, name: str) -> None:
+    """Padding token as the tokenizer's; UsageError when the tokenizer has tokens the model has no embedding for."""
+    if tokenizer is None:
+        return
+    known = model.get_input_embeddings().num_embeddings
+    highest = max(tokenizer.get_vocab().values(), default=-1)
+    if highest >= known:
+        raise UsageError(
+            f"model {name} knows {known} tokens, but its tokenizer has one numbered {highest}; they do not match"
+        )
+    if getattr(model.config, "pad_token_id", None) is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.pad_token_id = tokenizer.pad_token_id
+
+
+def _config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"model: {name} has no configuration that could be read: {_first_line(error)}") from error
+
+
+def _base_of(name: str) -> str:
+    """The model under the adapter, if the folder holds one; else `name`. UsageError when the folder does not exist."""
+    folder = Path(name).expanduser()
+    if name.startswith((".", "/", "~")) and not folder.is_dir():
+        raise UsageError(f"model: the folder {name} does not exist; relative paths start at {Path.cwd()}")
+    if not (folder / "adapter_config.json").is_file():
+        return str(folder) if folder.is_dir() else name
+    from peft import PeftConfig
+
+    base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if not base:
+        raise UsageError(f"model: the adapter in {name} does not say which model it belongs to")
+    return base
+
+
+def _has_tokenizer(name: str) -> bool:
+    folder = Path(name).expanduser()
+    return not folder.is_dir() or any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
