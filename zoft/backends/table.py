@@ -12,6 +12,7 @@ from zoft.errors import UsageError
 
 _MEMBERS = {
     "reference": ("zoft.backends.reference", "ReferenceBackend", ()),
+    "cpu": ("zoft.backends.cpu", "CpuBackend", ("numba",)),
 }
 
 
@@ -27,9 +28,15 @@ def backend(name: str, device: torch.device | str = "cpu") -> Backend:
         UsageError: no such backend, or its package is not installed; the message names those that are there.
     """
     if name == "auto":
-        name = "reference"
+        name = _fastest(torch.device(device))
     if name not in available():
         state = "is not installed" if name in _MEMBERS else "does not exist"
         raise UsageError(f"backend {name!r} {state}; available: auto, {', '.join(available())}")
     module, member, _ = _MEMBERS[name]
     return getattr(importlib.import_module(module), member)()
+
+
+def _fastest(device: torch.device) -> str:
+    """The fastest available backend that works on `device`."""
+    wanted = {"cpu": "cpu"}.get(device.type, "reference")
+    return wanted if wanted in available() else "reference"

@@ -57,7 +57,8 @@ def _radius(word: torch.Tensor) -> torch.Tensor:
     mantissa = (bits - (exponent << 23)).view(torch.float32)
     f = mantissa - 1.0
     log = exponent.to(torch.float32) * LN2 + (f + (f * f) * _horner(LOG, f))
-    return torch.sqrt(-2.0 * log)
+    # through float64: torch's float32 root on CPUs (MKL's) is not correctly rounded; rounded twice, this one is
+    return torch.sqrt((-2.0 * log).to(torch.float64)).to(torch.float32)
 
 
 def _cosine_sine(word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

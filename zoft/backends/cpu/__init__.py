@@ -1,0 +1,5 @@
+"""The CPU backend: `backend.py` (the contract), `plan.py` (tables and work items), `kernel.py` (the compiled pass)."""
+
+from zoft.backends.cpu.backend import CpuBackend
+
+__all__ = ["CpuBackend"]

@@ -1,0 +1,60 @@
+"""Loads, stores and bit casts for compiled code that works on addresses.
+
+Addresses (int64) instead of arrays give one compiled signature for every dtype and shape, and loops that LLVM vectorises without
+reference counting, index wraparound or a dispatch on argument types. Nothing here checks bounds: the plan does.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+
+def _loader(element: types.Type) -> Any:
+    @intrinsic
+    def load(typingctx: Any, address: Any, index: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], context.get_data_type(element).as_pointer())
+            return builder.load(builder.gep(pointer, [arguments[1]], inbounds=True))
+
+        return element(types.int64, types.int64), codegen
+
+    return load
+
+
+def _storer(element: types.Type) -> Any:
+    @intrinsic
+    def store(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer = builder.inttoptr(arguments[0], context.get_data_type(element).as_pointer())
+            builder.store(arguments[2], builder.gep(pointer, [arguments[1]], inbounds=True))
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, element), codegen
+
+    return store
+
+
+def _caster(source: types.Type, target: types.Type, llvm: Any) -> Any:
+    @intrinsic
+    def cast(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], llvm)
+
+        return target(source), codegen
+
+    return cast
+
+
+load_f32, store_f32 = _loader(types.float32), _storer(types.float32)
+load_f64, store_f64 = _loader(types.float64), _storer(types.float64)
+load_u32, store_u32 = _loader(types.uint32), _storer(types.uint32)
+load_u16, store_u16 = _loader(types.uint16), _storer(types.uint16)
+load_i16 = _loader(types.int16)
+load_i8, store_i8 = _loader(types.int8), _storer(types.int8)
+load_i64 = _loader(types.int64)
+bits_of = _caster(types.float32, types.uint32, ir.IntType(32))  # float32 -> uint32, the same bits
+float_of = _caster(types.uint32, types.float32, ir.FloatType())  # and back

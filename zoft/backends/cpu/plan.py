@@ -1,0 +1,194 @@
+"""Targets and moves as tables of integers: what the compiled kernel reads, and how the work is cut into items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from zoft.backends.base import Move, Rounding, Target
+from zoft.directions import Direction, Distribution, Domain
+from zoft.errors import UsageError
+
+TILE_COLUMNS = 512  # a tile of 8 rows of float32 is 16 KiB
+TILE_ELEMENTS = 8 * TILE_COLUMNS
+NARROW = 32  # a parameter with at most this many columns is read as a run of elements
+NARROW_LANES = TILE_ELEMENTS // 4 + 3 * NARROW  # Philox lanes of a narrow tile; not a power of two: rows share no cache set
+MAX_SLOTS = 64  # Rademacher terms whose words are held at once (more only where a single move has more)
+RADEMACHER, GAUSSIAN = 0, 1
+ROUNDING_TAG = int(Domain.ROUNDING) << 12
+_MAX_COLUMNS = 8192  # of a slab: whole rows wherever possible, because strided slabs starve the prefetcher
+_WORD_LANES = 1 << 15  # lanes of words held at once: 512 KiB
+_ITEM_ELEMENTS = 1 << 16
+
+
+class TargetColumns(NamedTuple):
+    """One row a target; addresses are in bytes, rows and columns are those of the window."""
+
+    source: int = 0
+    sink: int = 1
+    low_source: int = 2  # residual
+    low_sink: int = 3
+    kind: int = 4  # of storage
+    rounding: int = 5
+    decays: int = 6
+    stream_low: int = 7
+    stream_high: int = 8
+    row: int = 9
+    rows: int = 10
+    column: int = 11
+    columns: int = 12
+    total_columns: int = 13
+
+
+class ItemColumns(NamedTuple):
+    """One row a work item: rows of the whole parameter, columns of the window."""
+
+    target: int = 0
+    row: int = 1
+    rows: int = 2
+    column: int = 3
+    columns: int = 4
+
+
+class MoveColumns(NamedTuple):
+    """One row a move: its terms [first, last), rounding key, and the batch of moves whose words are held together."""
+
+    first: int = 0
+    last: int = 1
+    seed: int = 2
+    step: int = 3
+    batch: int = 4
+
+
+class TermColumns(NamedTuple):
+    kind: int = 0
+    seed: int = 1
+    step: int = 2
+    tag: int = 3
+
+
+class ScratchColumns(NamedTuple):
+    """Addresses of a thread's buffers; `stride` is the lanes of one row of `words`."""
+
+    words: int = 0
+    stride: int = 1
+    bits: int = 2
+    z: int = 3
+    normals: int = 4
+    acc: int = 5
+
+
+TARGET, ITEM, MOVE, TERM, SCRATCH = TargetColumns(), ItemColumns(), MoveColumns(), TermColumns(), ScratchColumns()
+
+_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
+_ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Moves:
+    """Moves and their terms."""
+
+    moves: np.ndarray  # [moves, 5] int64
+    terms: np.ndarray  # [terms, 4] int64
+    scales: np.ndarray  # [terms] float64
+    decays: np.ndarray  # [moves] float64
+    slots: int  # Rademacher terms of the largest batch
+
+    @property
+    def slab_columns(self) -> int:
+        """The widest slab whose words fit the scratch."""
+        lanes = _WORD_LANES // max(1, self.slots) // TILE_COLUMNS * TILE_COLUMNS
+        return max(TILE_COLUMNS, min(_MAX_COLUMNS, lanes))
+
+
+def tabulate(moves: Sequence[Move]) -> Moves:
+    """The tables of a list of moves."""
+    rows: list[tuple[int, ...]] = []
+    terms: list[tuple[int, ...]] = []
+    scales: list[float] = []
+    batch, held, most = 0, 0, 0
+    for move in moves:
+        first, signs = len(terms), 0
+        for term in move.terms:
+            direction = term.direction
+            rademacher = direction.distribution is Distribution.RADEMACHER
+            signs += rademacher
+            terms.append((0 if rademacher else 1, direction.seed, direction.step, direction.counter_tag))
+            scales.append(term.scale)
+        if held and held + signs > MAX_SLOTS:
+            batch, held = batch + 1, 0
+        held += signs
+        most = max(most, held)
+        rows.append((first, len(terms), *move.rounding_key, batch))
+    return Moves(
+        np.array(rows, dtype=np.int64).reshape(-1, len(MOVE)),
+        np.array(terms, dtype=np.int64).reshape(-1, len(TERM)),
+        np.array(scales, dtype=np.float64),
+        np.array([move.decay for move in moves], dtype=np.float64),
+        most,
+    )
+
+
+def describe(target: Target, rounding: Rounding, low_sink: torch.Tensor | None) -> tuple[int, ...]:
+    """The table row of one target, checked. `low_sink` takes the residual bits where the target's own must stay.
+
+    Raises:
+        UsageError: shape, device, layout, dtype or rounding that the kernel cannot handle; the message names it.
+    """
+    weight, window, residual, out = target.weight, target.window, target.residual, target.out
+    if weight.numel() != window.rows * window.columns:
+        raise UsageError(f"a weight of {weight.numel()} elements cannot fill a window of {window.shape}")
+    kind = _KINDS.get(weight.dtype)
+    if kind is None or weight.device.type != "cpu":
+        raise UsageError(
+            f"the cpu backend moves float32, bfloat16, float16 and float64 on the CPU, not {weight.dtype} on {weight.device}"
+        )
+    if out is not None and (out.shape != weight.shape or out.dtype is not weight.dtype or not out.is_contiguous()):
+        raise UsageError(f"`out` must be contiguous {weight.dtype} of shape {tuple(weight.shape)}, not {out.dtype} {tuple(out.shape)}")
+    low_source = low = 0
+    if kind in (1, 2):
+        if residual is not None or rounding.residual_dtype is not None:
+            if residual is None or kind != 1 or residual.dtype is not rounding.residual_dtype or not residual.is_contiguous():
+                given = "no residual" if residual is None else f"a residual of {residual.dtype}"
+                raise UsageError(f"rounding {rounding.value} cannot store {weight.dtype} with {given}")
+            low_source = residual.data_ptr()
+            low = low_source if low_sink is None else low_sink.data_ptr()
+    source = weight.data_ptr()
+    return (
+        source, source if out is None else out.data_ptr(), low_source, low, kind, _ROUNDINGS[rounding], int(target.decays),
+        window.stream & 0xFFFFFFFF, window.stream >> 32,
+        window.row, window.rows, window.column, window.columns, window.total_columns,
+    )  # fmt: skip
+
+
+def cut(rows: Sequence[tuple[int, ...]], slab_columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Work items of all targets, and their sizes.
+
+    Slabs are cut at multiples of 128 rows of the whole parameter (of whole tiles for narrow targets), so that no Philox block
+    is drawn by two items for want of alignment.
+
+    Returns:
+        int64 [items, 5] and int64 [items] elements.
+    """
+    items: list[tuple[int, ...]] = []
+    for index, target in enumerate(rows):
+        row, rows_, columns = target[TARGET.row], target[TARGET.rows], target[TARGET.columns]
+        step = 128 if columns > NARROW else max(128, TILE_ELEMENTS // columns // 128 * 128)
+        step *= max(1, _ITEM_ELEMENTS // (step * columns))
+        stop = row + rows_
+        while row < stop:
+            end = min(stop, (row // step + 1) * step)
+            if columns <= slab_columns:
+                items.append((index, row, end - row, 0, columns))
+            else:
+                items += [
+                    (index, row, end - row, left, min(slab_columns, columns - left))
+                    for left in range(0, columns, slab_columns)
+                ]
+            row = end
+    table = np.array(items, dtype=np.int64).reshape(-1, len(ITEM))
+    return table, table[:, ITEM.rows] * table[:, ITEM.columns]
