@@ -10,9 +10,10 @@ from torch import nn
 from zoft.config.run import RunSettings
 from zoft.models import apply_tuning, architecture_of, context_length, load_model, load_tokenizer
 from zoft.objectives import CandidateLikelihood, Objective
-from zoft.tasks import Example, Splits, Task, load_splits, resolve
+from zoft.tasks import Architecture, Example, Splits, Task, load_splits, resolve
 from zoft.tasks.collate import Collator
-from zoft.tasks.encode import EncodedDataset, encode
+from zoft.tasks.encode import encode
+from zoft.tasks.encoded import EncodedDataset
 
 QUICKSTART = "quickstart"
 
@@ -40,9 +41,9 @@ def gather_materials(run: RunSettings) -> Materials:
     """
     assert run.model is not None, "load_config sees to it"
     folder = _quickstart_model() if run.model == QUICKSTART else run.model
-    task, splits = _data(run)
-    tokenizer = load_tokenizer(run.tokenizer or folder)
     architecture = architecture_of(folder)
+    task, splits = _data(run, architecture)
+    tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
     model = load_model(folder, dtype=run.dtype, architecture=architecture, labels=len(task.labels), tokenizer=tokenizer)
     model = apply_tuning(model, run.tuning, rank=run.lora_r, alpha=run.lora_alpha, targets=run.lora_target_modules)
     length = min(run.max_length or 1 << 30, context_length(model, tokenizer))
@@ -59,7 +60,7 @@ def gather_materials(run: RunSettings) -> Materials:
     return Materials(model, tokenizer, task, train, dev, test, collator, CandidateLikelihood(), tuple(notes))
 
 
-def _data(run: RunSettings) -> tuple[Task, Splits]:
+def _data(run: RunSettings, architecture: Architecture) -> tuple[Task, Splits]:
     if run.task == QUICKSTART:
         from zoft.quickstart.task import QUICKSTART as task
         from zoft.quickstart.task import examples
@@ -67,7 +68,7 @@ def _data(run: RunSettings) -> tuple[Task, Splits]:
         parts = {name: tuple(examples(name))[:number] for name, number in
                  (("train", run.num_train), ("dev", run.num_dev), ("test", run.num_test))}  # fmt: skip
         return task, Splits(**parts)
-    task = resolve(run.task, run.template, run.label_words, run.label_column)
+    task = resolve(run.task, run.template, run.label_words, run.label_column).prompted_for(architecture)
     splits = load_splits(
         task,
         run.train_file,

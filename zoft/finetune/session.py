@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from zoft.config import RunConfig
+from zoft.directions import Distribution
 from zoft.evaluate import compute_metrics_of
 from zoft.finetune.clock import MaxTime
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.summary import Summary, closing_words
+from zoft.perturb import perturbation
+from zoft.space import ParameterSpace
 from zoft.trainer import ZOConfig, ZOTrainer
 
 
@@ -31,6 +35,7 @@ def finetune(config: RunConfig) -> Summary:
     set_seed(args.seed)
     with PartialState().local_main_process_first():  # one process downloads or builds, the others find it made
         materials = gather_materials(config.run)
+    _rehearse(config, materials)
     trainer = _trainer(config, args, materials)
     folder = Path(args.output_dir)
     speak = trainer.is_world_process_zero()
@@ -69,6 +74,15 @@ def _arguments(config: RunConfig) -> dict[str, Any]:
     zo = {f.name: getattr(config.zo, f.name) for f in fields(config.zo)}
     quiet = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
     return {"output_dir": config.run.runs_dir, **quiet, **config.training, **zo}
+
+
+def _rehearse(config: RunConfig, materials: Materials) -> None:
+    """Settings that do not suit the model are refused here, before the trainer makes the run's folder."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said once, by the optimizer that trains
+        space = ParameterSpace(materials.model, backend_name=config.zo.zo_backend)
+        distribution = Distribution(config.zo.zo_distribution)
+        perturbation(config.zo.perturbation, space, eps=config.zo.zo_eps, distribution=distribution)
 
 
 def _trainer(config: RunConfig, args: ZOConfig, materials: Materials) -> ZOTrainer:

@@ -1,0 +1,116 @@
+"""The command as a user meets it: bad input is refused in one message, a run can be resumed and stopped by the clock."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zoft.finetune import main
+
+
+@pytest.fixture
+def arguments(tiny_folder, data_file, tmp_path: Path):
+    """Arguments of a small run; keyword arguments change them, None leaves one out."""
+
+    def build(**changes) -> list[str]:
+        values = {
+            "model": tiny_folder("opt"), "task": "sst2", "train_file": data_file("sst2", 40), "output_dir": tmp_path / "out",
+            "use_cpu": "true", "max_steps": 4, "learning_rate": 1e-3, "num_train": 16, "num_dev": 8, "num_test": 8,
+            "disable_tqdm": "true", "logging_steps": 1, "save_strategy": "no", "per_device_train_batch_size": 4, **changes,
+        }  # fmt: skip
+        return [f"{name}={value}" for name, value in values.items() if value is not None]
+
+    return build
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str]) -> str:
+    """The one message with which the command leaves with code 2."""
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    messages = [line for line in error.splitlines() if line.startswith("zoft: ")]
+    assert len(messages) == 1, error
+    return messages[0]
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def test_a_run_leaves_model_log_picture_and_summary(arguments, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert main(arguments()) == 0
+    out = tmp_path / "out"
+    assert {"summary.json", "settings.json", "run.png", "trainer_state.json", "model.safetensors"} <= {p.name for p in out.iterdir()}
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert model.generate(**tokenizer("the film was", return_tensors="pt"), max_new_tokens=2).shape[1] > 3
+
+
+def test_two_runs_with_one_seed_give_the_same_weights(arguments, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert main(arguments(output_dir=tmp_path / name)) == 0
+    assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
+
+
+def test_each_run_gets_a_new_folder(arguments, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert main(arguments(output_dir=None, runs_dir=tmp_path / "runs", max_steps=1)) == 0
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_an_earlier_run_is_not_written_over(arguments, tmp_path: Path, capsys) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/precious").write_text("x")
+    assert "holds files already" in refused(capsys, arguments())
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]
+
+
+def test_resume_goes_on_where_the_checkpoint_was(arguments, tmp_path: Path) -> None:
+    assert main(arguments(output_dir=tmp_path / "whole", save_strategy="steps", save_steps=2)) == 0
+    assert main(arguments(output_dir=tmp_path / "part", save_strategy="steps", save_steps=2, resume_from_checkpoint=tmp_path / "whole/checkpoint-2")) == 0  # fmt: skip
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "part/model.safetensors").read_bytes()
+
+
+def test_max_time_stops_the_run(arguments, tmp_path: Path) -> None:
+    assert main(arguments(max_steps=100_000, max_time="1s")) == 0
+    assert 1 <= json.loads((tmp_path / "out/summary.json").read_text())["steps"] < 100_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "sst3"}, "did you mean sst2"),
+        ({"fp16": "true"}, "fp16"),
+        ({"deepspeed": "ds.json"}, "DeepSpeed"),
+        ({"train_file": "/nowhere.jsonl"}, "does not exist"),
+        ({"resume_from_checkpoint": "/nowhere"}, "does not exist"),
+        ({"zo_eps": "big"}, "zo_eps"),
+        ({"learnin_rate": 1}, "did you mean learning_rate"),
+        ({"perturbation": "in_place", "dtype": "bfloat16", "zo_distribution": "gaussian"}, "drifts"),
+    ],
+)
+def test_bad_settings(arguments, changes, message, capsys, tmp_path: Path) -> None:
+    assert message in refused(capsys, arguments(**changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_data(arguments, capsys, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    assert "empty" in refused(capsys, arguments(train_file=empty))
+    odd = write(tmp_path / "odd.jsonl", [{"sentence": "a film", "label": 7}])
+    message = refused(capsys, arguments(train_file=odd))
+    assert "row 1" in message and "7" in message
+    lacking = write(tmp_path / "lacking.jsonl", [{"text": "a film", "label": 1}])
+    assert "sentence" in refused(capsys, arguments(train_file=lacking))
+    template = {"task": "custom", "template": "{headline} It was", "label_words": "{0: bad, 1: good}"}
+    assert "headline" in refused(capsys, arguments(**template))
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_data_by_template(arguments, tmp_path: Path) -> None:
+    rows = [{"text": f"the plot was {word}", "stars": stars} for word, stars in (("dull", "low"), ("bright", "high"))] * 20
+    own = write(tmp_path / "own.jsonl", rows)
+    changes = {"task": "custom", "train_file": own, "template": "{text} . It was", "label_column": "stars"}
+    assert main(arguments(**changes, label_words="{low: bad, high: good}")) == 0
