@@ -1,4 +1,4 @@
-"""Models and tokenizers through Transformers: loaded, checked, and given something to tune. Heavy imports are inside."""
+"""Models and tokenizers through Transformers: loaded, checked, and given something to tune."""
 
 from __future__ import annotations
 
@@ -182,8 +182,8 @@ def refuse_integer_weights(model: nn.Module) -> None:
         return
     where = f"{whole!r} holds integers" if whole else "the model says that it is quantised"
     raise UsageError(
-        f"tuning=full: {where}, and integers cannot be displaced by a small step; load the model in bfloat16 or float32, "
-        "or use tuning=lora"
+        f"tuning=full: {where}, and integers cannot take a small step; load the model in bfloat16 or "
+        "float32, or use tuning=lora"
     )
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-Batch = Mapping[str, torch.Tensor]
+Batch = Mapping[str, torch.Tensor]  # as zoft.tasks.collate.Collator makes it; -1 in place of a missing candidate
+IGNORED = -100  # label of a token that carries no loss, as everywhere in Transformers
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Forward passes that compute logits only where they are needed.
 
-A vocabulary of 50,000 entries makes the logits of every position the largest tensor of the pass, and the multiplication that makes
-them a large share of its work; all but one to a few positions per row would be thrown away.
+A vocabulary of 50,000 entries makes the logits of every position the largest tensor of the pass, and the multiplication
+behind them a large share of its work; all but one to a few positions per row would be thrown away.
 """
 
 from __future__ import annotations
@@ -72,8 +72,10 @@ def _inner(model: nn.Module) -> nn.Module:
     while True:
         if hasattr(model, "get_base_model"):  # PEFT
             model = model.get_base_model()  # type: ignore[operator]
-        elif isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
+        elif isinstance(getattr(model, "module", None), nn.Module):  # DistributedDataParallel and its like
+            model = model.module  # type: ignore[assignment]
+        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):  # torch.compile
+            model = model._orig_mod  # type: ignore[assignment]
         else:
             return model
 
@@ -88,8 +90,8 @@ def _inputs(batch: Mapping[str, torch.Tensor], accepted: frozenset[str]) -> dict
 def _selected(model: nn.Module, inputs: dict[str, Any], select: Select, kept: int) -> torch.Tensor:
     """Run the model whole, but let its head see selected hidden states only.
 
-    The head is what a language model holds beside its base model (`lm_head`, `cls`, …): the first of these modules to be
-    called gets the selection. Where nothing of the kind is found, all logits are made and then selected.
+    The head is what a language model holds beside its base model (`lm_head`, `cls`, …): the first of these modules to
+    be called gets the selection. Where nothing of the kind is found, all logits are made and then selected.
     """
     length = inputs["input_ids"].shape[1]
     with _head_sees(model, select, length):
@@ -106,8 +108,10 @@ def _head_sees(model: nn.Module, select: Select, length: int) -> Iterator[None]:
 
     def before(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         nonlocal done
-        states = arguments[0] if arguments else None
-        if done or not isinstance(states, torch.Tensor) or states.dim() != 3 or states.shape[1] != length:
+        if done or not arguments or not isinstance(arguments[0], torch.Tensor):
+            return None
+        states = arguments[0]
+        if states.dim() != 3 or states.shape[1] != length:
             return None
         done = True
         return (select(states), *arguments[1:])

@@ -12,8 +12,8 @@ from zoft.objectives.likelihood import answer_log_likelihoods, mean_log_likeliho
 class LanguageModelling(Objective):
     """Mean negative log-likelihood per supervised token of each example, averaged over examples.
 
-    Supervised are the tokens whose label is not -100. An example that comes with several candidates costs what its right
-    one costs; the candidates' mean log-likelihoods are its scores. A batch as Transformers' own collators make it
+    Supervised are the tokens whose label is not -100. An example that comes with several candidates costs what its
+    right one costs; the candidates' mean log-likelihoods are its scores. A batch as Transformers' own collators make it
     (`input_ids`, `attention_mask`, `labels`) does as well.
     """
 

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from zoft.objectives.base import Batch, Objective, Scored
+from zoft.objectives.base import IGNORED, Batch, Objective, Scored
 from zoft.objectives.forward import head_logits, last_logits, logits_at, mask_logits
-from zoft.tasks.collate import ABSENT, IGNORED
 
 
 class CandidateLikelihood(Objective):
@@ -21,8 +20,8 @@ class CandidateLikelihood(Objective):
         loss = -s_gold + log sum_c exp(s_c)
 
     When all candidates are one token after the same prompt, the normaliser of p is the same for all of them and
-    cancels: the logits at one position serve as scores, and one row per example is enough. Masked LMs and classification
-    heads are read in the same way. Scores are the log softmax over the candidates, -inf where there is none.
+    cancels: the logits at one position serve as scores, and one row per example is enough. Masked LMs and
+    classification heads are read in the same way. Scores are the log softmax over the candidates, -inf where there is none.
     """
 
     name = "candidate_likelihood"
@@ -42,14 +41,14 @@ def one_position_scores(model: nn.Module, batch: Batch) -> torch.Tensor:
     else:
         choices, logits = batch["choices"], last_logits(model, batch)
     picked = logits.gather(-1, choices.clamp(min=0)).float()
-    return picked.masked_fill(choices == ABSENT, -torch.inf)
+    return picked.masked_fill(choices < 0, -torch.inf)
 
 
 def mean_log_likelihoods(model: nn.Module, batch: Batch) -> torch.Tensor:
     """[B, C] float32: each candidate's mean log-likelihood per token, -inf where there is no candidate."""
     per_row = answer_log_likelihoods(model, batch)
     rows = batch["candidate_rows"]
-    return per_row[rows.clamp(min=0)].masked_fill(rows == ABSENT, -torch.inf)
+    return per_row[rows.clamp(min=0)].masked_fill(rows < 0, -torch.inf)
 
 
 def answer_log_likelihoods(model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -1,84 +1,20 @@
 """From examples to tokens: which tokens the model reads, which of them are the answer's.
 
 Prompt and candidate are tokenised together, as one text, and split by the characters each token covers: tokenising them
-apart gives other tokens wherever a tokenizer merges over the seam. A token that covers any character of the candidate is
-the answer's; it and only its like carry the loss.
+apart gives other tokens wherever a tokenizer merges over the seam. A token that covers any character of the candidate
+is the answer's; it and only its like carry the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from zoft.errors import UsageError
 from zoft.tasks.base import Architecture, Example
+from zoft.tasks.encoded import Encoded, EncodedDataset, TokenRow
 
-
-class TokenRow(NamedTuple):
-    """One sequence for the model."""
-
-    ids: tuple[int, ...]
-    answer: tuple[int, ...]  # positions of the answer's tokens
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """An example as tokens: one row per candidate, or one row for all of them.
-
-    One row is enough when every candidate is a single token after the same tokens (then `choices` names them, and the
-    row holds the prompt alone), in a masked LM, and for a classification head (`choices` are its outputs).
-    """
-
-    rows: tuple[TokenRow, ...]
-    gold: int
-    row: int  # of the example, for messages
-    choices: tuple[int, ...] = ()  # candidate i is entry choices[i] of the output at read_at
-    read_at: int = -1  # position in rows[0] whose output is read; -1: the last, or the model gives one output per row
-
-    @property
-    def candidates(self) -> int:
-        return len(self.choices) or len(self.rows)
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest row."""
-        return max(len(row.ids) for row in self.rows)
-
-    def per_candidate(self) -> Encoded:
-        """One row per candidate, for batches in which some example needs it. For causal models only."""
-        if not self.choices:
-            return self
-        prompt = self.rows[0].ids
-        rows = tuple(TokenRow((*prompt, token), (len(prompt),)) for token in self.choices)
-        return Encoded(rows, self.gold, self.row)
-
-
-@dataclass(frozen=True)
-class EncodedDataset(Sequence[Encoded]):
-    """What a Trainer takes as a dataset (with `remove_unused_columns=False` and the `Collator`)."""
-
-    items: tuple[Encoded, ...]
-    architecture: Architecture
-    shortened: int = 0  # examples that lost some of their passage
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.items[index]
-
-    def __iter__(self) -> Iterator[Encoded]:
-        return iter(self.items)
-
-    @property
-    def shortened_share(self) -> float:
-        return self.shortened / len(self.items) if self.items else 0.0
-
-    @property
-    def max_candidates(self) -> int:
-        return max((item.candidates for item in self.items), default=0)
+__all__ = ["Encoded", "EncodedDataset", "TokenRow", "encode"]
 
 
 def encode(
@@ -138,7 +74,7 @@ class _Encoder:
         for example in examples:
             if any(character.isalnum() for character in example.suffix):
                 raise UsageError(
-                    f"{example.where}: {example.suffix!r} follows the answer, but a model that reads from left to right "
+                    f"{example.where}: {example.suffix!r} follows the answer, but a model that reads left to right "
                     "would not see it; put {answer} at the end of the template"
                 )
             texts += [example.prompt + c for c in _asked(example, gold_only)]
@@ -264,8 +200,8 @@ class _Encoder:
             if own[0] in tokens:
                 other = example.candidates[tokens.index(own[0])]
                 raise UsageError(
-                    f"{example.where}: the label words {other!r} and {candidate!r} begin with the same token, and a mask "
-                    "has room for one; choose words that are single tokens"
+                    f"{example.where}: the label words {other!r} and {candidate!r} begin with the same token, and a "
+                    "mask has room for one; choose words that are single tokens"
                 )
             tokens.append(own[0])
         self._words[example.candidates] = tuple(tokens)

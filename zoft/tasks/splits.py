@@ -37,7 +37,7 @@ def load_splits(
 
     With a test file as well, dev is drawn from the validation file; with a training file alone, all three come from
     it. Without files the task's data on the Hub is used. `examples_per_label` (k-shot) replaces `num_train` and
-    `num_dev`: that many examples of each label for training and as many others for dev. None as a number: all there are.
+    `num_dev`: that many examples of each label for training and as many others for dev. A number of None: all.
 
     Raises:
         UsageError: a file is missing, empty or lacks a column; a label (of any row) is not allowed; too few rows.
@@ -82,7 +82,7 @@ def load_splits(
 
 
 def part_sizes(rows: int, train: int | None, dev: int, test: int) -> tuple[int, int, int]:
-    """How many of `rows` go where: as asked when there are enough, otherwise in proportion. None: what the others leave.
+    """How many of `rows` go where: as asked when there are enough, else in proportion. None: what the others leave.
 
     >>> part_sizes(67349, 1000, 500, 0), part_sizes(300, 1000, 500, 0), part_sizes(2000, None, 500, 0)
     ((1000, 500, 0), (200, 100, 0), (1500, 500, 0))
@@ -114,7 +114,7 @@ def k_shot(
         if len(those) < needed:
             parts = "train and dev" if with_dev else "train"
             raise UsageError(
-                f"examples_per_label={k} needs {needed} examples of label {label!r} ({parts}), but there are {len(those)}"
+                f"examples_per_label={k} needs {needed} examples of label {label!r} ({parts}); there are {len(those)}"
             )
         train += those[:k]
         dev += those[k:needed]
