@@ -1,6 +1,6 @@
-"""The contract between the optimizer and whoever may hold it back: which losses are wanted, what was seen, what follows.
+"""Between the optimizer and whoever may hold it back: which losses are wanted, what was seen, what follows.
 
-Plain numbers only: no tensors, no directions. Every rank sees the same gathered numbers, so every rank decides the same.
+Plain numbers only: no tensors, no directions. Every rank sees the same gathered numbers, so all decide the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ ProbePoint = tuple[tuple[int, float], ...]  # w + sum_k scale_k * probe[index_k]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Losses wanted on this step's batch besides the estimator's own. Taken read-only: no weight is written for them."""
+    """Losses wanted on this step's batch besides the estimator's own; no weight is written for them."""
 
     points: tuple[ProbePoint, ...] = ()
     gaussian: bool = False  # law of the probes' directions; otherwise Rademacher
@@ -60,6 +60,10 @@ class Governor(Protocol):
 
     def decide(self, evidence: Evidence) -> Decision:
         """The learning rate to use."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What goes into the training log; finite numbers only."""
         ...
 
     def state_dict(self) -> dict[str, Any]:

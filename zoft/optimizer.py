@@ -14,6 +14,7 @@ from zoft.directions import DirectionSource, Distribution
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
+from zoft.exact import mean
 from zoft.governor import Evidence, Governor, Request
 from zoft.perturb import ReadOnly, evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
@@ -21,7 +22,7 @@ from zoft.rules import rule as make_rule
 from zoft.rules import spend
 from zoft.space import ParameterSpace
 from zoft.storage import choose_rounding
-from zoft.tally import Part, Taken, Totals, fsum, taken, total
+from zoft.tally import Part, Taken, Totals, taken, total
 
 Loss = Callable[[], "torch.Tensor | float"]
 
@@ -96,13 +97,14 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._probing: ReadOnly | None = None
         super().__init__([slot.weight for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
 
-    def accumulate(self, closure: Loss, divisor: int = 1) -> float:
+    def accumulate(self, closure: Loss, divisor: int | None = None) -> float:
         """Take the losses of one micro-batch at all points of this step's population.
 
         Args:
             closure: returns the loss of the micro-batch, or the losses of its examples [B], whose mean is the loss;
                 called once per point with dropout off and no graph.
-            divisor: the micro-batch's loss counts 1/divisor in the sum over micro-batches.
+            divisor: the micro-batch's loss counts 1/divisor in the sum over the micro-batches of all ranks; None: their
+                mean is taken.
 
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
@@ -114,7 +116,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             losses = self.perturbation.losses(population, lambda: taken(closure()))
             asked = self._probe_losses(self._request, closure)
         self._parts.append(Part([*losses, *asked], divisor))
-        return fsum(loss for loss, _, _ in losses) / len(losses)
+        return mean(loss for loss, _, _ in losses)
 
     def _probe_losses(self, request: Request, closure: Loss) -> list[Taken]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
@@ -187,7 +189,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def discard(self) -> None:
         """Forget the losses taken since the last step."""
-        self._parts = []
+        self._parts, self._request = [], None
 
     def apply(self, step: Step) -> None:
         """Spend one step: the only path from a Step to the weights, in training and in replay."""

@@ -17,7 +17,6 @@ from zoft.errors import UsageError
 from zoft.read_only import ReadOnlyView
 from zoft.space import ParameterSpace
 
-
 T = TypeVar("T")  # what a loss returns: a number, or several (the whole batch and its halves)
 
 

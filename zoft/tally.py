@@ -7,13 +7,14 @@ micro-batches get the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from zoft.distributed import gather
 from zoft.errors import UsageError
+from zoft.exact import fsum, mean
 
 Taken = tuple[float, float, float]  # mean loss of a micro-batch; of its even examples, of its odd ones (nan: not known)
 
@@ -23,7 +24,7 @@ class Part:
     """One micro-batch: its losses at every point, and the divisor with which it enters the sum."""
 
     losses: list[Taken]  # [points]
-    divisor: int
+    divisor: int | None  # None: the number of micro-batches on all ranks, so that their mean is taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,28 +47,30 @@ def taken(value: torch.Tensor | float) -> Taken:
     if not isinstance(value, torch.Tensor) or value.ndim == 0:
         return float(value), math.nan, math.nan
     if value.ndim > 1 or value.numel() == 0:
-        raise UsageError(f"a loss is a scalar or one number per example [B], but a tensor of shape {tuple(value.shape)} came")
+        raise UsageError(
+            f"a loss is a scalar or one number per example [B], but a tensor of shape {tuple(value.shape)} came"
+        )
     examples = value.tolist()
-    return _mean(examples), _mean(examples[0::2]), _mean(examples[1::2])
+    return mean(examples), mean(examples[0::2]), mean(examples[1::2])
 
 
 def total(parts: Sequence[Part], device: torch.device) -> Totals:
-    """Per point: the sum over micro-batches of loss / divisor, averaged over ranks.
+    """Per point: the sum over the micro-batches of all ranks of loss / divisor.
 
-    Halves: even and odd examples where every micro-batch says them, otherwise even and odd micro-batches where there are
-    at least two (counted through all ranks), scaled to the size of the whole.
+    Halves: even and odd examples where every micro-batch says them, otherwise even and odd micro-batches where there
+    are at least two (counted through all ranks), scaled to the size of the whole.
     """
     ranks = gather([value for part in parts for point in part.losses for value in point], device)
     points, micro = len(parts[0].losses), len(parts)
-    divisors = [part.divisor for part in parts] * len(ranks)
+    divisors = [part.divisor or micro * len(ranks) for part in parts] * len(ranks)
 
     def column(point: int, kind: int) -> list[float]:
         return [rank[(m * points + point) * 3 + kind] for rank in ranks for m in range(micro)]
 
-    whole = [_weighted(column(point, 0), divisors, len(ranks)) for point in range(points)]
+    whole = [_weighted(column(point, 0), divisors) for point in range(points)]
     by_example = [[column(point, kind) for point in range(points)] for kind in (1, 2)]
     if not any(math.isnan(value) for half in by_example for values in half for value in values):
-        first, second = ([_weighted(values, divisors, len(ranks)) for values in half] for half in by_example)
+        first, second = ([_weighted(values, divisors) for values in half] for half in by_example)
         return Totals(whole, (first, second))
     count = len(divisors)
     if count < 2:
@@ -76,22 +79,12 @@ def total(parts: Sequence[Part], device: torch.device) -> Totals:
     for start in (0, 1):
         share = len(range(start, count, 2)) / count
         columns = (column(point, 0)[start::2] for point in range(points))
-        halves.append([_weighted(values, divisors[start::2], len(ranks)) / share for values in columns])
+        halves.append([_weighted(values, divisors[start::2]) / share for values in columns])
     return Totals(whole, (halves[0], halves[1]))
 
 
-def _weighted(values: Sequence[float], divisors: Sequence[int], ranks: int) -> float:
-    """sum of value / divisor, over the number of ranks; one division where all divisors are equal."""
+def _weighted(values: Sequence[float], divisors: Sequence[int]) -> float:
+    """sum of value / divisor; one division where all divisors are equal."""
     if len(set(divisors)) == 1:
-        return fsum(values) / (divisors[0] * ranks)
-    return fsum(value / divisor for value, divisor in zip(values, divisors, strict=True)) / ranks
-
-
-def fsum(values: Iterable[float]) -> float:
-    """math.fsum, with the IEEE result where infinities of both signs meet."""
-    values = list(values)
-    return math.fsum(values) if all(map(math.isfinite, values)) else sum(values)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return fsum(values) / len(values) if values else math.nan
+        return fsum(values) / divisors[0]
+    return fsum(value / divisor for value, divisor in zip(values, divisors, strict=True))

@@ -104,7 +104,7 @@ def test_a_configuration_can_be_pickled(folder):
     [
         ("learnin_rate=1e-6", "command line: unknown setting 'learnin_rate'; did you mean learning_rate?"),
         ("lr=1e-6", "unknown setting 'lr'; did you mean learning_rate?"),
-        ("learning_rate=fast", "command line: learning_rate must be a number, but 'fast' (text) was given"),
+        ("learning_rate=fast", "command line: learning_rate must be one of auto or a number, but 'fast' was given"),
         ("max_steps=1.5", "max_steps must be a whole number"),
         ("lr_scheduler_type=constnt", "did you mean constant"),
         ("dtype=fp16", "dtype must be one of auto, float32, bfloat16, float16"),
@@ -131,7 +131,7 @@ def test_bad_input(folder, argument, part):
     ("text", "part"),
     [
         ("learnin_rate: 1e-6", "recipes/my.yaml: unknown setting 'learnin_rate'; did you mean learning_rate?"),
-        ("learning_rate: fast", "recipes/my.yaml: learning_rate must be a number"),
+        ("learning_rate: fast", "recipes/my.yaml: learning_rate must be one of auto or a number"),
         ("zo_directions: 0", "recipes/my.yaml: zo_directions must be between"),
         ("label_words: {0: Yes, 1: No}", "recipes/my.yaml: label_words"),
         ("model: [a]", "recipes/my.yaml: model must be text"),

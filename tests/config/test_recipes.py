@@ -71,7 +71,7 @@ def test_zofts_own_run_differs_from_the_published_one_in_the_step_alone():
     published, own = (load_config([f"recipe={name}"], {}) for name in ("opt-13b-sst2", "opt-13b-sst2-zoft"))
     assert own.run == published.run and own.training == published.training
     changed = {key for key, value in vars(own.zo).items() if value != getattr(published.zo, key)}
-    assert changed == {"zo_distribution", "zo_eps", "perturbation", "weight_rounding"}
+    assert changed == {"zo_distribution", "zo_eps", "perturbation", "weight_rounding", "stability", "guard"}
     assert own.zo == type(own.zo)(), "zoft's defaults"
 
 

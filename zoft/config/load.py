@@ -17,6 +17,8 @@ from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
 COMMAND_LINE = "command line"
+# Transformers' own takes a number only; `auto` is for the stability monitor to choose.
+LEARNING_RATE = Field("learning_rate", frozenset({float, str}), choices=("auto",), default=1e-6)
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ class RunConfig:
 
 def known_settings() -> dict[str, Field]:
     """Every setting there is, by name."""
-    return merged([fields_of(RunSettings), fields_of(ZOSettings), training_fields()])
+    known = merged([fields_of(RunSettings), fields_of(ZOSettings), training_fields()])
+    return {**known, LEARNING_RATE.name: LEARNING_RATE}
 
 
 def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> RunConfig:

@@ -40,8 +40,8 @@ def from_text(field: Field, text: str) -> Any:
 def checked(field: Field, value: Any) -> Any:
     """`value` as the type its owner expects, or UsageError that says what was expected and what came.
 
-    A whole number serves as a number, `2e4` as a whole number, and the YAML word `no` (which YAML reads as false)
-    as the choice `no`. Text is never guessed from a number nor a number from text.
+    A whole number serves as a number, `2e4` as a whole number, and the YAML words `no` and `off` (which YAML reads as
+    false) as the choices `no` and `off`. Text is never guessed from a number nor a number from text.
 
     >>> checked(Field("max_steps", frozenset({int})), 2e4)
     20000
@@ -54,9 +54,9 @@ def checked(field: Field, value: Any) -> Any:
     if not kinds or (value is None and type(None) in kinds):
         return value
     if isinstance(value, bool) and bool not in kinds:
-        word = "yes" if value else "no"
-        if word in field.choices:
-            return word
+        for word in ("yes", "on") if value else ("no", "off"):
+            if word in field.choices:
+                return word
     elif isinstance(value, bool) or (isinstance(value, dict) and dict in kinds):
         return value
     elif isinstance(value, (int, float)):

@@ -13,6 +13,7 @@ from torch import nn
 from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
+from zoft.stability import govern
 from zoft.trainer.refused import check_training_settings
 from zoft.trainer.settings import ZOSettings
 
@@ -65,6 +66,7 @@ class ZOMixin(_Base):
                 rule_settings=settings.rule_settings,
                 backend=settings.zo_backend,
             )
+            govern(self.zo, settings, batch_fraction=self._batch_fraction())
             self.optimizer = self.zo
         if self.zo is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
@@ -72,6 +74,15 @@ class ZOMixin(_Base):
             slot.weight.requires_grad_(False)
         require_equal(self.zo.space.norm(), "starting weights (their norm)", self.zo.space.device)
         return self.optimizer
+
+    def _batch_fraction(self) -> float:
+        """Examples of one optimizer step / examples in the training set; 0 where the set's size is not known."""
+        try:
+            examples = len(self.train_dataset)  # type: ignore[arg-type]
+        except TypeError:
+            return 0.0
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return min(batch / examples, 1.0) if examples else 0.0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
@@ -113,10 +124,16 @@ class ZOMixin(_Base):
 
         def loss() -> torch.Tensor:
             with self.compute_loss_context_manager():  # inputs are copied: compute_loss may take labels out of them
-                return self.compute_loss(model, dict(inputs), num_items_in_batch=num_items_in_batch)  # type: ignore[return-value]
+                return self.zo_losses(model, dict(inputs), num_items_in_batch)
 
         value = self.zo.accumulate(loss, divisor)
         return torch.tensor(value / divisor, device=self.args.device)
+
+    def zo_losses(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """The micro-batch's loss, or where they are known the losses of its examples [B]: half-batch slopes for free."""
+        return self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[return-value]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As `Trainer.log`, with what the last step measured beside the loss, and the learning rate it really used."""
@@ -134,6 +151,7 @@ class ZOMixin(_Base):
             "learning_rate": step.lr,
             "zo/projected_grad": root_sum_square,
             "zo/skipped_steps": float(self.zo.skipped),
+            **(self.zo.governor.metrics() if self.zo.governor is not None else {}),
         }
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zoft.errors import UsageError
+from zoft.stability.settings import StabilitySettings
 
 
 @dataclass(frozen=True)
-class ZOSettings:
-    """How directions are drawn, losses compared and updates written."""
+class ZOSettings(StabilitySettings):
+    """How directions are drawn, losses compared and updates written, and what keeps the learning rate in bounds."""
 
     zo_eps: float = 2**-10  # length of the step to either side, in units of the weights
     zo_distribution: Literal["rademacher", "gaussian"] = "rademacher"
@@ -25,6 +26,7 @@ class ZOSettings:
     zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (math.isfinite(self.zo_eps) and self.zo_eps > 0):
             raise UsageError(f"zo_eps must be a positive number, but {self.zo_eps} was given; 2^-10 is the default")
         if not 1 <= self.zo_directions < 4096:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 from transformers import Trainer, TrainerCallback
 
 from zoft.errors import UsageError
+from zoft.optimizer import ZOOptimizer
 from zoft.trainer.mixin import ZOMixin
 from zoft.trainer.settings import ZOSettings
+
+
+# Their own training_step only wraps Trainer's (activation offloading, evaluation of the same loss).
+KNOWN_STEPS = ("trl.trainer.sft_trainer", "transformers.")
 
 
 class ZOCallback(TrainerCallback):
@@ -30,34 +36,37 @@ class ZOCallback(TrainerCallback):
         if unknown:
             raise UsageError(f"ZOCallback has no setting {', '.join(sorted(unknown))}; see zoft.trainer.settings.ZOSettings")
         self.settings = ZOSettings(**settings)
-        self._attached = False
 
     def attach(self, trainer: Trainer) -> Trainer:
         """Make `trainer` train with forward passes only. Returns it."""
         if isinstance(trainer, ZOMixin):
             raise UsageError("this trainer is zeroth-order already")
         kind = type(trainer)
-        trainer.__class__ = type(f"ZO{kind.__name__}", (ZOMixin, kind), {"__module__": kind.__module__})
+        if kind.training_step is not Trainer.training_step and not kind.__module__.startswith(KNOWN_STEPS):
+            warnings.warn(
+                f"{kind.__name__} has a training_step of its own, which zeroth-order training replaces: what it does besides "
+                "taking compute_loss's gradient will not happen",
+                stacklevel=2,
+            )
+        trainer.__class__ = type(f"ZO{kind.__name__}", (ZOMixin, kind), {"__module__": __name__})
         assert isinstance(trainer, ZOMixin)
         trainer.zo_settings = self.settings
         trainer.check_zo()
-        self._attached = True
         return trainer
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._attached:
-            return
         frame = inspect.currentframe()
         while frame is not None:
             trainer = frame.f_locals.get("self")
             if frame.f_code.co_name == "__init__" and isinstance(trainer, Trainer):
-                self.attach(trainer)
+                if not isinstance(trainer, ZOMixin):  # ZOTrainer is zeroth-order without this callback
+                    self.attach(trainer)
                 return
             frame = frame.f_back
         raise UsageError("ZOCallback could not find its trainer; call ZOCallback(...).attach(trainer) after building it")
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if not self._attached:
+    def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+        if not isinstance(getattr(optimizer, "optimizer", optimizer), ZOOptimizer):  # accelerate wraps it
             raise UsageError(
                 "ZOCallback was added after the trainer was built, so training would use gradients; pass it in "
                 "Trainer(callbacks=[...]) or call ZOCallback(...).attach(trainer)"

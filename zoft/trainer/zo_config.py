@@ -22,7 +22,9 @@ class ZOConfig(TrainingArguments):
         UsageError (a ValueError): a setting is out of range, or cannot be had without gradients (`fp16`, DeepSpeed, …).
     """
 
-    learning_rate: float = field(default=1e-6, metadata={"help": "Zeroth-order steps need far smaller rates than AdamW."})
+    learning_rate: float | Literal["auto"] = field(  # type: ignore[assignment]
+        default=1e-6, metadata={"help": "Far smaller than for AdamW; auto: chosen by the stability monitor."}
+    )
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Any scheduler of Transformers."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "There is no gradient to clip."})
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Objectives name their own columns."})
@@ -48,7 +50,56 @@ class ZOConfig(TrainingArguments):
         default=ZOSettings.zo_momentum_window, metadata={"help": "Steps that momentum remembers; default: by beta."}
     )
 
+    stability: Literal["off", "report", "cap"] = field(
+        default=ZOSettings.stability, metadata={"help": "Whether curvature is measured, and bounds the learning rate."}
+    )
+    stability_every: int | None = field(
+        default=ZOSettings.stability_every, metadata={"help": "Steps between readings; default: 5 % of the forwards."}
+    )
+    stability_probes: int = field(
+        default=ZOSettings.stability_probes, metadata={"help": "Directions per reading; 0: the training step's own."}
+    )
+    stability_radius: float | None = field(
+        default=ZOSettings.stability_radius, metadata={"help": "Radius of the probes; default: by rounding noise."}
+    )
+    stability_loss_noise: float | None = field(
+        default=ZOSettings.stability_loss_noise, metadata={"help": "Rounding noise of a loss; default: measured."}
+    )
+    stability_ema: float = field(default=ZOSettings.stability_ema, metadata={"help": "Decay of the averaged trace."})
+    stability_margin: float | None = field(
+        default=ZOSettings.stability_margin, metadata={"help": "Share of the edge of stability that is allowed."}
+    )
+    stability_descent_margin: float | None = field(
+        default=ZOSettings.stability_descent_margin, metadata={"help": "Share of the mini-batch descent edge allowed."}
+    )
+    stability_drift: float | None = field(
+        default=ZOSettings.stability_drift, metadata={"help": "Relative distance that noise may walk in a step."}
+    )
+    stability_noise: float | None = field(
+        default=ZOSettings.stability_noise, metadata={"help": "Loss that one step's noise may cost; default: any."}
+    )
+    stability_auto: bool = field(
+        default=ZOSettings.stability_auto, metadata={"help": "Set by learning_rate=auto: the monitor chooses."}
+    )
+    stability_auto_margin: float = field(
+        default=ZOSettings.stability_auto_margin, metadata={"help": "Share of the best single step that is taken."}
+    )
+    stability_auto_steps: int = field(
+        default=ZOSettings.stability_auto_steps, metadata={"help": "Measuring steps before the first that moves."}
+    )
+    guard: Literal["off", "skip", "rewind"] = field(
+        default=ZOSettings.guard, metadata={"help": "What happens to steps whose losses jump."}
+    )
+    guard_threshold: float = field(
+        default=ZOSettings.guard_threshold, metadata={"help": "How far outside its history a loss is refused."}
+    )
+    guard_patience: int = field(
+        default=ZOSettings.guard_patience, metadata={"help": "Refused steps in a row before giving up waiting."}
+    )
+
     def __post_init__(self) -> None:
+        if self.learning_rate == "auto":  # the scheduler's factor times what the monitor chooses
+            self.learning_rate, self.stability_auto = 1.0, True
         check_training_settings(vars(self))
         self.zo_settings()
         super().__post_init__()

@@ -58,6 +58,14 @@ class ZOTrainer(ZOMixin, Trainer):
         loss = self.objective(model, inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
 
+    def zo_losses(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
+    ) -> torch.Tensor:
+        """The objective's losses of the examples [B], unless a subclass computes the loss in its own way."""
+        if hasattr(self.objective, "losses") and type(self).compute_loss is ZOTrainer.compute_loss:
+            return self.objective.losses(model, inputs)
+        return super().zo_losses(model, inputs, num_items_in_batch)
+
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:

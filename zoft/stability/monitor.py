@@ -1,0 +1,215 @@
+"""The stability monitor: what the learning rate may be, from losses alone. Plain arithmetic, no torch.
+
+Four bounds, each with its own switch; the tightest one counts. All are in eta_e, the step size of plain ZO-GD that
+moves as far (`zoft.stability.spending`), with Tr the pessimistic trace of `CurvatureWatch` and sf the lower bound of
+`SignalFraction`:
+
+    curvature   margin x 2 q / Tr                        edge of stability of the full batch                  (6), (18)
+    descent     margin x 2 q sf / Tr                     above 2 q sf / Tr a step raises the expected loss         (9)
+    drift       share x ||w_0|| / (p_rms sqrt(d / q))    relative distance that noise walks in one step           (17)
+    noise       sqrt(2 x most q / (Tr p_rms^2))          what one step's noise costs, in units of the loss        (10)
+
+The first one alone reassures wrongly in mini-batch training: runs fail far below it (docs/experiments.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zoft.governor import Decision, Evidence, Request
+from zoft.stability.averages import Average, SignalFraction
+from zoft.stability.curvature import CurvatureWatch
+from zoft.stability.settings import StabilitySettings
+from zoft.stability.spending import HEAVY_BALL, Gain
+from zoft.stability.theory import band, drift, level, noise_paid, signal_fraction
+
+BOUNDS = ("none", "curvature", "descent", "drift", "noise")  # position = the number in the metric stability/bound
+LEVELS = ("safe", "near", "over", "blow-up likely")  # position = the number in the metric stability/level
+GROWTH = 1.02  # most by which a chosen learning rate grows in one step; it may fall at once
+SQUARE_DECAY = 0.95  # of the mean square slope in the drift bound
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the monitor must know of a run and cannot see in losses."""
+
+    rule: Mapping[str, Any]  # Rule.settings()
+    directions: int  # q
+    eps: float  # radius of the training pair [length]
+    elements: int  # d, trainable weights
+    weights_norm: float  # ||w_0|| [length]
+    batch_fraction: float = 0.0  # examples in a batch / examples there are; 0: far more than one batch
+
+
+class StabilityMonitor:
+    """A Governor: asks for a centre loss now and then, and says what the learning rate may be.
+
+    >>> around = Surroundings({"name": "sgd"}, directions=1, eps=0.5, elements=4, weights_norm=10.0)
+    >>> settings = StabilitySettings(stability_every=1, stability_loss_noise=0.0)
+    >>> monitor = StabilityMonitor(settings, around)
+    >>> monitor.request(0).points[:3]
+    ((), ((0, 0.5),), ((0, -0.5),))
+    """
+
+    def __init__(self, settings: StabilitySettings, around: Surroundings) -> None:
+        self.settings, self.around = settings, around
+        self.curvature = CurvatureWatch(settings, around.eps, around.directions)
+        self.signal = SignalFraction(around.batch_fraction)
+        self.gain = Gain(around.rule)
+        self.lambda_max: float | None = None  # l_1, where somebody measured it
+        self.noise_paid = 0.0  # (10) [loss]
+        self.drift = 0.0  # (17)
+        self.bound = "none"  # which bound held the last step back
+        self.limits: dict[str, float] = {}  # of the last step, bound -> largest learning rate
+        self.lr_requested = self.lr_used = math.nan
+        self.steps = 0  # spent
+        self._square = Average(SQUARE_DECAY)
+        self._chosen = 0.0  # eta_e of learning_rate=auto
+        self._gain = 1.0
+
+    @property
+    def measuring(self) -> bool:
+        """Are these the first steps of learning_rate=auto, which look and do not move?"""
+        return self.settings.stability_auto and self.steps < self.settings.stability_auto_steps
+
+    def request(self, step: int) -> Request:
+        """See `zoft.governor.Governor`."""
+        return Request(self.curvature.points(step, dense=self.measuring))
+
+    def decide(self, evidence: Evidence) -> Decision:
+        """See `zoft.governor.Governor`. Losses that are not finite change nothing that was known."""
+        self.curvature.absorb(evidence)
+        slopes = evidence.slopes
+        square = math.fsum(p * p for p in slopes) / len(slopes)  # p^2, mean over directions
+        if not math.isfinite(square):
+            self.lr_requested, self.lr_used = evidence.lr, 0.0
+            return Decision(evidence.lr)  # the optimizer spends nothing on such a step
+        if evidence.halves is not None:
+            product = math.fsum(a * b for a, b in zip(*evidence.halves, strict=True)) / len(slopes)
+            if math.isfinite(product):
+                self.signal.add(product, square)
+        self._square.add(square)
+        self._gain = self.gain.now(slopes)
+        self.limits = {name: eta / self._gain for name, eta in self._limits(square).items()}
+        wanted = self._choose() / self._gain * evidence.lr if self.settings.stability_auto else evidence.lr
+        lr, self.bound = wanted, "none"
+        if self.settings.stability == "cap":
+            for name, limit in self.limits.items():
+                if limit < lr:
+                    lr, self.bound = limit, name
+        self.lr_requested, self.lr_used = wanted, lr
+        self._account(lr * self._gain, square)
+        self.gain.spend(slopes)
+        return Decision(lr, capped=self.bound != "none")
+
+    def _limits(self, square: float) -> dict[str, float]:
+        """Each bound that is switched on and has something to go by, in eta_e."""
+        settings, q = self.settings, self.around.directions
+        rms = math.sqrt(max(square, self._square.value))
+        trace = self.curvature.pessimistic()
+        found: dict[str, float] = {}
+        if trace is not None:
+            edge = 2.0 * q / trace
+            if settings.stability_margin is not None:
+                found["curvature"] = min(settings.stability_margin * edge, self._left_edge(trace))
+            signal = self.signal.lower()
+            if settings.stability_descent_margin is not None and not math.isnan(signal):
+                found["descent"] = settings.stability_descent_margin * edge * signal
+            if settings.stability_noise is not None and rms > 0.0:
+                found["noise"] = math.sqrt(2.0 * settings.stability_noise * q / trace) / rms
+        if settings.stability_drift is not None and rms > 0.0:
+            around = self.around
+            found["drift"] = settings.stability_drift * around.weights_norm / (rms * math.sqrt(around.elements / q))
+        return found
+
+    def _left_edge(self, trace: float) -> float:
+        """The sufficient edge of (6) in eta_e; no bound while l_1 is not known."""
+        if self.lambda_max is None or self.lambda_max <= 0.0:
+            return math.inf
+        momentum, ema = self.gain.momentum, self.gain.name != HEAVY_BALL
+        top = min(self.lambda_max, trace)
+        edges = band(trace, top, momentum=momentum, directions=self.around.directions, ema=ema)
+        return edges[0] / (1.0 - momentum) if self.gain.name == HEAVY_BALL else edges[0]
+
+    def _choose(self) -> float:
+        """eta_e of learning_rate=auto: margin x q sf / Tr, after measuring; grows slowly, falls at once."""
+        trace, signal = self.curvature.pessimistic(), self.signal.lower()
+        if self.measuring or trace is None:
+            return 0.0
+        if math.isnan(signal):  # no half-batches: the full-batch edge and the drift are all there is
+            signal = 0.1
+        target = self.settings.stability_auto_margin * self.around.directions * signal / trace
+        self._chosen = min(target, self._chosen * GROWTH) if self._chosen > 0.0 else target
+        return self._chosen
+
+    def _account(self, eta: float, square: float) -> None:
+        around, trace = self.around, self.curvature.seen.value
+        if math.isfinite(trace):
+            self.noise_paid += noise_paid(eta, trace, square, around.directions)
+        if around.weights_norm > 0.0:
+            self.drift = drift(eta, square, around.weights_norm, around.elements, around.directions, self.drift)
+        self.steps += 1
+
+    @property
+    def level(self) -> str | None:
+        """Grade of the learning rate used against the edge of stability; None: no trace to go by."""
+        trace = self.curvature.pessimistic(0.0)
+        if trace is None or not math.isfinite(self.lr_used):
+            return None
+        return level(self.lr_used * self._gain * trace / (2.0 * self.around.directions))
+
+    def metrics(self) -> dict[str, float]:
+        """What goes into the log, under `stability/`; what is not known yet is left out."""
+        seen, q = self.curvature.seen, self.around.directions
+        found = {
+            "trace": seen.value,
+            "trace_stderr": seen.error,
+            "trace_held": float(self.curvature.held),
+            "noise_paid": self.noise_paid,
+            "drift": self.drift,
+            "lr_requested": self.lr_requested,
+            "lr_used": self.lr_used,
+            "bound": float(BOUNDS.index(self.bound)),
+        }
+        trace = self.curvature.pessimistic(0.0)
+        if trace is not None:
+            top = self.lambda_max if self.lambda_max is not None else trace
+            high = 2.0 * q / trace / self._gain
+            found |= {"edge_low": min(self._always_safe(trace, min(top, trace)), high), "edge_high": high}
+            value, _ = self.signal.read()
+            if not math.isnan(value):
+                found["signal_fraction"] = value
+                found["descent_edge"] = high * signal_fraction(self.signal.lower(), 1.0)
+            if self.level is not None:
+                found["level"] = float(LEVELS.index(self.level))
+        return {f"stability/{name}": value for name, value in found.items() if math.isfinite(value)}
+
+    def _always_safe(self, trace: float, top: float) -> float:
+        """Left edge (6) as a learning rate; with top = trace the always-safe edge (13)."""
+        ema = self.gain.name != HEAVY_BALL
+        low = band(trace, top, momentum=self.gain.momentum, directions=self.around.directions, ema=ema)[0]
+        return low / (1.0 - self.gain.momentum) / self._gain if not ema else low / self._gain
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "curvature": self.curvature.state(), "signal": self.signal.state(), "gain": self.gain.state(),
+            "square": self._square.state(), "noise_paid": self.noise_paid, "drift": self.drift, "steps": self.steps,
+            "chosen": self._chosen, "weights_norm": self.around.weights_norm, "lambda_max": self.lambda_max,
+        }  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken; ||w_0|| stays that of the run's beginning."""
+        self.curvature.load(state["curvature"])
+        self.signal.load(state["signal"])
+        self.gain.load(state["gain"])
+        self._square.load(state["square"])
+        self.noise_paid, self.drift, self.steps = state["noise_paid"], state["drift"], state["steps"]
+        self._chosen, self.lambda_max = state["chosen"], state["lambda_max"]
+        around = self.around
+        self.around = Surroundings(
+            around.rule, around.directions, around.eps, around.elements, state["weights_norm"], around.batch_fraction
+        )

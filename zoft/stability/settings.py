@@ -1,0 +1,54 @@
+"""The settings of the stability monitor and of the guard. Imports no torch: they are checked before it is loaded."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from zoft.errors import UsageError
+
+
+@dataclass(frozen=True)
+class StabilitySettings:
+    """What is measured, what bounds the learning rate, and when a step is refused. See `zoft.stability.monitor`."""
+
+    stability: Literal["off", "report", "cap"] = "cap"
+    stability_every: int | None = None  # steps between curvature readings; None: as often as 5 % of the forwards allow
+    stability_probes: int = 0  # directions per reading, two forwards each; 0: the training step's own losses, for free
+    stability_radius: float | None = None  # of the probes; None: zo_eps, or more where rounding noise asks for it
+    stability_loss_noise: float | None = None  # rounding noise of one loss (standard deviation); None: measured
+    stability_ema: float = 0.9  # share of the averaged trace that a new reading leaves
+    stability_margin: float | None = 0.5  # x 2 q (1 - beta) / Tr, the edge of stability; None: does not bound
+    stability_descent_margin: float | None = 0.1  # x 2 q sf / Tr, the mini-batch descent edge; None: does not bound
+    stability_drift: float | None = 0.02  # most that noise may move the weights in one step, x ||w_0||; None: no bound
+    stability_noise: float | None = None  # most that one step's noise may cost, in units of the loss; None: no bound
+    stability_auto: bool = False  # choose the learning rate; set by learning_rate=auto
+    stability_auto_margin: float = 0.1  # x q sf / Tr, the best single step
+    stability_auto_steps: int = 20  # measuring steps before the first one that moves
+    guard: Literal["off", "skip", "rewind"] = "skip"  # what happens to steps whose losses jump
+    guard_threshold: float = 10.0  # in spreads of their own recent history
+    guard_patience: int = 5  # refused steps in a row before the guard gives up waiting
+
+    def __post_init__(self) -> None:
+        positive = ("stability_radius", "stability_margin", "stability_descent_margin", "stability_drift",
+                    "stability_noise", "stability_auto_margin", "guard_threshold")  # fmt: skip
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} must be a positive number, but {value!r} was given")
+        if self.stability_loss_noise is not None and not 0.0 <= self.stability_loss_noise < math.inf:
+            raise UsageError(f"stability_loss_noise must not be negative, but {self.stability_loss_noise!r} was given")
+        if not 0.0 <= self.stability_ema < 1.0:
+            raise UsageError(f"stability_ema must lie in [0, 1), but {self.stability_ema!r} was given")
+        if not 0 <= self.stability_probes < 2048:
+            raise UsageError(f"stability_probes must be between 0 and 2047, but {self.stability_probes} was given")
+        for name, least in (("stability_every", 1), ("stability_auto_steps", 4), ("guard_patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"{name} must be at least {least}, but {value} was given")
+        if self.stability_auto and self.stability != "cap":
+            raise UsageError(
+                f"learning_rate=auto is chosen by the stability monitor, which stability={self.stability} keeps from "
+                "acting; leave stability at cap, or give a learning rate"
+            )

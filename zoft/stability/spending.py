@@ -1,0 +1,63 @@
+"""What one unit of learning rate moves under each update rule, so that one set of edges serves all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zoft.errors import UsageError
+
+HEAVY_BALL, ADAM, SGD = "momentum", "adam", "sgd"
+
+
+class Gain:
+    """eta_e = lr x gain: the step size of plain ZO-GD that moves as far in the long run; (E3), (E4), (E6).
+
+        sgd 1,     heavy ball 1 / (1 - beta),     scalar adam 1 / (sqrt(v^) + delta),  v^ = mean of p^2 / q
+
+    In eta_e the right edge is 2 q / Tr for all three: (6) for heavy ball and, with P^-1 H in the place of H, (18).
+
+    >>> gain = Gain({"name": "momentum", "beta": 0.75})
+    >>> gain.now([1.0]), Gain({"name": "sgd"}).now([1.0])
+    (4.0, 1.0)
+
+    Raises:
+        UsageError: the threshold of this rule is not known.
+    """
+
+    def __init__(self, rule: Mapping[str, Any]) -> None:
+        if rule["name"] not in (SGD, HEAVY_BALL, ADAM):
+            raise UsageError(
+                f"the edge of stability is not known for zo_rule={rule['name']}; set stability=off, "
+                f"or take one of {SGD}, {HEAVY_BALL}, {ADAM}"
+            )
+        self.name: str = rule["name"]
+        self.momentum = float(rule.get("beta", 0.0))
+        self._beta2, self._delta = float(rule.get("beta2", 0.0)), float(rule.get("delta", 0.0))
+        self._v, self._spent = 0.0, 0
+
+    def now(self, slopes: Sequence[float]) -> float:
+        """The gain of a step with these slopes p_j [q]; adam's own second moment includes them."""
+        if self.name == SGD:
+            return 1.0
+        if self.name == HEAVY_BALL:
+            return 1.0 / (1.0 - self.momentum)
+        v = self._next(slopes) / (1.0 - self._beta2 ** (self._spent + 1))
+        return 1.0 / (math.sqrt(v) + self._delta)
+
+    def spend(self, slopes: Sequence[float]) -> None:
+        """The step was applied."""
+        if self.name == ADAM:
+            self._v = self._next(slopes)
+            self._spent += 1
+
+    def _next(self, slopes: Sequence[float]) -> float:
+        square = math.fsum(p * p for p in slopes) / len(slopes) ** 2  # sum of c_j^2, c_j = p_j / q
+        return self._beta2 * self._v + (1.0 - self._beta2) * square
+
+    def state(self) -> list[float]:
+        return [self._v, self._spent]
+
+    def load(self, state: list[float]) -> None:
+        self._v, self._spent = state[0], int(state[1])
