@@ -15,7 +15,7 @@ from zoft.tasks.collate import Collator
 from zoft.tasks.encode import encode
 
 RECIPE = yaml.safe_load((Path(__file__).parents[2] / "recipes" / "quickstart.yaml").read_text(encoding="utf-8"))
-STEPS = 200  # half of the recipe's, to keep the tests short
+STEPS = 100  # a quarter of the recipe's, to keep the tests short
 
 
 @pytest.fixture(scope="module")

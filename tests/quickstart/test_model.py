@@ -134,8 +134,9 @@ def test_the_folder_is_an_ordinary_one_and_the_two_words_start_alike(short, tmp_
 
     folder = cached.prepare(tmp_path)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    ids = tokenizer("the soup was cold . it was terrible").input_ids
-    assert tokenizer.convert_ids_to_tokens(ids) == ["</s>", *"the soup was cold . it was terrible".split(" ")]
+    text = "the soup was cold . it was terrible"
+    ids = tokenizer(text).input_ids
+    assert tokenizer.convert_ids_to_tokens(ids) == ["</s>", *text.split()]
     low, high = tokenizer.convert_tokens_to_ids(list(LABEL_WORDS))
     rows = model.get_input_embeddings().weight
     assert torch.equal(rows[low], rows[high])
