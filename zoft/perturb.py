@@ -127,10 +127,10 @@ def perturbation(name: str, space: ParameterSpace, *, eps: float, distribution: 
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """No graph, and dropout, layer drop and batch statistics off, below the root.
+    """No graph, and dropout, layer drop and batch statistics off.
 
-    The root keeps its flag (callers read it to tell training from evaluation) and so do bitsandbytes layers, some of which
-    repack their weights for good when they are first run outside training.
+    The root keeps its flag except while its forward runs, since callers read it to tell training from evaluation.
+    bitsandbytes layers keep theirs: some repack their weights for good when they are first run outside training.
     """
     switched = [
         module
@@ -139,6 +139,11 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     ]
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        if model.training:
+            before = model.register_forward_pre_hook(lambda root, _: _set_training(root, False))
+            after = model.register_forward_hook(lambda root, *_: _set_training(root, True), always_call=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
         for module in switched:
             module.training = False
         try:
@@ -146,3 +151,7 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
         finally:
             for module in switched:
                 module.training = True
+
+
+def _set_training(module: torch.nn.Module, training: bool) -> None:
+    module.training = training

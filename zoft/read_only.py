@@ -4,10 +4,11 @@ Around the forward pass of each module that holds a trainable parameter, the att
 just filled with w + s z; afterwards the parameter is put back. One scratch buffer serves all modules: it is a stack, as deep as
 modules with weights of their own nest, in most models the size of the largest one.
 
-A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So the
-first pass is audited: when an operation reads the memory of a trainable parameter, the pass is begun again with that parameter
-displaced from beginning to end, in scratch of its own; if it is still read (through a reference cached elsewhere), that is an
-error that names it.
+A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So
+passes 1, 2, 4, 8 … are audited: when an operation reads the memory of a trainable parameter, the pass is begun again with that
+parameter displaced from beginning to end, in scratch of its own; if it is still read (through a reference cached elsewhere),
+that is an error that names it. The same remedy serves a module that returns its weight, or a view of it. A branch that first
+runs between two audits is seen by the next one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -43,9 +44,9 @@ class ReadOnlyView:
                 held[module].append((attribute, slot))
         self._held = dict(held)
         self._scratch = _Stack()
-        self._swapped: list[list[tuple[nn.Module, str, torch.Tensor | None]]] = []  # a stack; one entry per scratch
+        self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
-        self._audited = False
+        self._passes = 0
         self._filling = False
         self._ran: set[nn.Module] = set()
 
@@ -58,12 +59,13 @@ class ReadOnlyView:
         """`loss()` with every trainable parameter displaced by `point`.
 
         Raises:
-            UnsupportedModuleError: (first pass) a trainable parameter is read other than through its module's attribute.
+            UnsupportedModuleError: a trainable parameter is read other than through its module's attribute.
         """
         while True:
             try:
                 with self.at(point):
-                    return loss()
+                    result = loss()
+                break
             except _ReadOutside as error:
                 if error.slot in self._whole_pass:
                     raise UnsupportedModuleError(
@@ -72,19 +74,23 @@ class ReadOnlyView:
                     ) from None
                 self._whole_pass.append(error.slot)
                 logger.info("%s is read outside its module: its perturbed copy is held for a whole pass", error.slot.name)
+        self._passes += 1
+        if self._passes == 1:
+            self._report_unused()
+        return result
 
     @contextmanager
     def at(self, point: Point) -> Iterator[None]:
         """Inside, every module that holds trainable parameters sees them displaced by `point`."""
         moves = (Move(point),)
         handles = []
-        audit = nullcontext() if self._audited else _Audit(self)
+        audit = nullcontext() if (self._passes + 1) & self._passes else _Audit(self)  # passes 1, 2, 4, 8 …
         try:
             for slot in self._whole_pass:
                 self._displace(slot, slot.owners, moves)
             for module in self._held:
                 handles.append(module.register_forward_pre_hook(lambda m, _: self._swap(m, moves)))
-                handles.append(module.register_forward_hook(lambda m, *_: self._restore(m), always_call=True))
+                handles.append(module.register_forward_hook(self._restore, always_call=True))
             with audit:
                 yield
         finally:
@@ -92,9 +98,6 @@ class ReadOnlyView:
                 handle.remove()
             while self._swapped:
                 self._pop()
-        if not self._audited:
-            self._audited = True
-            self._report_unused()
 
     def _swap(self, module: nn.Module, moves: tuple[Move, ...]) -> None:
         self._ran.add(module)
@@ -107,30 +110,46 @@ class ReadOnlyView:
         self._filling = True
         try:
             scratch = self._scratch.push(slot.weight)
-            self._swapped.append([(module, attribute, module._parameters[attribute]) for module, attribute in owners])
+            held = [(module, attribute, module._parameters[attribute]) for module, attribute in owners]
+            self._swapped.append(_Displaced(slot, scratch, held))
             self._space.backend.axpby_(Target(slot.weight, slot.window, out=scratch), moves)
             for module, attribute in owners:
                 module._parameters[attribute] = scratch  # type: ignore[assignment]
         finally:
             self._filling = False
 
-    def _restore(self, module: nn.Module) -> None:
+    def _restore(self, module: nn.Module, _: Any, output: Any) -> None:
+        returned = [tensor.data_ptr() for tensor in _tensors(output) if tensor.numel()]
         for _, slot in self._held[module]:
-            if slot not in self._whole_pass and self._swapped and self._swapped[-1][0][0] is module:
-                self._pop()
+            if slot not in self._whole_pass and self._swapped and self._swapped[-1].held[0][0] is module:
+                displaced = self._pop()
+                first = displaced.scratch.data_ptr()
+                if any(first <= start < first + displaced.scratch.nbytes for start in returned):
+                    raise _ReadOutside(displaced.slot, f"whoever {type(module).__name__} returns it to")
 
-    def _pop(self) -> None:
-        for module, attribute, weight in self._swapped.pop():
+    def _pop(self) -> _Displaced:
+        displaced = self._swapped.pop()
+        for module, attribute, weight in displaced.held:
             module._parameters[attribute] = weight  # type: ignore[assignment]
         self._scratch.pop()
+        return displaced
 
     def _report_unused(self) -> None:
-        unused = [s.name for s in self._space.slots if not any(module in self._ran for module, _ in s.owners)]
+        idle = [s for s in self._space.slots if not any(module in self._ran for module, _ in s.owners)]
+        unused = [slot.name for slot in idle if slot not in self._whole_pass]
         if unused:
             logger.warning(
                 "%d trainable parameters took no part in the first loss and would only gather noise; freeze them: %s%s",
                 len(unused), ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
             )  # fmt: skip
+
+
+class _Displaced(NamedTuple):
+    """A parameter whose displaced copy is shown."""
+
+    slot: Slot
+    scratch: torch.Tensor
+    held: list[tuple[nn.Module, str, torch.Tensor | None]]  # module, attribute, and what it showed before
 
 
 class _Stack:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from zoft.directions import Window
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.naming import canonical_name, stream_ids
 
+NORM_PANEL = 1 << 22  # elements that are in float64 at once
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -83,8 +85,12 @@ class ParameterSpace:
 
     def norm(self) -> float:
         """The Euclidean norm of all trainable weights, accumulated in float64."""
-        squares = [slot.weight.detach().to(torch.float64).square().sum() for slot in self.slots]
-        return float(torch.stack([s.to("cpu") for s in squares]).sum().sqrt())
+        squares = (
+            float(panel.to(torch.float64).square().sum())
+            for slot in self.slots
+            for panel in slot.weight.detach().reshape(-1).split(NORM_PANEL)
+        )
+        return math.sqrt(math.fsum(squares))
 
     def residuals(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The low-order bits by parameter name: a checkpoint must carry them for an exact resume."""

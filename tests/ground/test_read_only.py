@@ -188,6 +188,63 @@ def test_a_weight_read_through_a_cached_reference_is_an_error_that_names_it() ->
         view.evaluate(PLUS, lambda: float((weight @ torch.ones(4)).sum() + module(torch.ones(4)).sum()))
 
 
+class ReturnsItsWeight(nn.Module):
+    """Position embeddings as some models keep them: a module that hands out a view of its table."""
+
+    class Table(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)))
+
+        def forward(self, n: int) -> torch.Tensor:
+            return self.rows[:n]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.linear = self.Table(), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.table(len(x))
+        return self.linear(x) + rows
+
+
+class ReadsAChildLater(ReadsAChild):
+    """Takes the ordinary way twice, and then the other one."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.inner(x) if self.calls <= 2 else nn.functional.linear(x, self.inner.weight, self.inner.bias)
+
+
+@pytest.mark.parametrize(("module", "passes"), [(ReturnsItsWeight(), 1), (ReadsAChildLater(), 4)])
+def test_what_a_later_pass_or_a_returned_view_would_hide(module: nn.Module, passes: int) -> None:
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    space = ParameterSpace(module, backend_name="reference")
+    view, outputs = ReadOnlyView(space), []
+    with evaluation_mode(module):
+        for _ in range(passes):
+            view.evaluate(PLUS, lambda: outputs.append(module(x)))
+        space.move_([Move(PLUS)])
+        assert torch.equal(outputs[-1], module(x))
+
+
+def test_functional_dropout_of_the_root_is_off() -> None:
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.dropout(self.inner(x), 0.5, self.training)
+
+    module = Root().train()
+    with evaluation_mode(module):
+        assert torch.equal(module(torch.ones(8)), module(torch.ones(8))) and module.training
+    assert not torch.equal(module(torch.ones(8)), module(torch.ones(8)))
+
+
 def test_an_embedding_that_rewrites_itself_is_refused() -> None:
     with pytest.raises(UnsupportedModuleError, match="max_norm"):
         ParameterSpace(nn.Embedding(4, 4, max_norm=1.0))
@@ -195,8 +252,8 @@ def test_an_embedding_that_rewrites_itself_is_refused() -> None:
 
 def test_unused_parameters_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     module = nn.ModuleDict({"used": nn.Linear(2, 2), "idle": nn.Linear(2, 2)})
-    with torch.no_grad(), ReadOnlyView(ParameterSpace(module)).at(PLUS):
-        module["used"](torch.ones(1, 2))
+    with torch.no_grad():
+        ReadOnlyView(ParameterSpace(module)).evaluate(PLUS, lambda: float(module["used"](torch.ones(1, 2)).sum()))
     assert "idle.weight" in caplog.text and "used.weight" not in caplog.text
 
 

@@ -26,9 +26,20 @@ def launch(command: list[str], folder: Path, *arguments: str) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob(f"rank*-{arguments[-1]}.json"))]
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+
+
+@pytest.mark.slow
+def test_three_processes_equal_one_with_the_same_micro_batches(tmp_path: Path) -> None:
+    one = launch([sys.executable], tmp_path / "one", "3", "trainer")
+    three = launch([*TORCHRUN, "3"], tmp_path / "three", "1", "trainer")
+    assert [rank["world"] for rank in one + three] == [1, 3, 3, 3]
+    assert len({rank["print"] for rank in one + three}) == 1
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one_with_the_same_micro_batches(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    torchrun = [*TORCHRUN, "2"]
     accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     one = launch([sys.executable], tmp_path / "one", "2", "trainer")
     two = launch(torchrun, tmp_path / "two", "1", "trainer")

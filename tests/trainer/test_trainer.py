@@ -54,6 +54,31 @@ def test_one_callback_makes_a_stock_trainer_train_the_same_way(tiny_model, argum
     assert attached.zo.space.fingerprint() == expected.zo.space.fingerprint()
 
 
+def test_one_callback_serves_two_trainers(tiny_model, arguments, rows) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    callback = ZOCallback()
+    for _ in range(2):
+        trainer = Trainer(tiny_model(), TrainingArguments(**arguments), train_dataset=rows, callbacks=[callback])
+        trainer.train()
+        assert trainer.zo.steps == 6
+
+
+def test_plain_training_arguments_are_refused(tiny_model, arguments) -> None:
+    from transformers import TrainingArguments
+
+    with pytest.raises(UsageError, match="takes a ZOConfig, but TrainingArguments was given"):
+        ZOTrainer(tiny_model(), TrainingArguments(**arguments))
+
+
+def test_a_checkpoint_without_optimizer_state_repeats_no_direction(tiny_model, arguments, rows, caplog) -> None:
+    changes = {"save_strategy": "steps", "save_steps": 2, "save_only_model": True}
+    trained(tiny_model(), arguments, rows, **changes)
+    resumed = ZOTrainer(tiny_model(), ZOConfig(**{**arguments, **changes}), train_dataset=rows)
+    resumed.train(resume_from_checkpoint=f"{arguments['output_dir']}/checkpoint-2")
+    assert resumed.zo.last.estimate.directions[0].step == 5 and "go on from step 2" in caplog.text
+
+
 def test_a_callback_added_too_late_fails_loudly(tiny_model, arguments, rows) -> None:
     from transformers import Trainer, TrainingArguments
 
@@ -166,6 +191,20 @@ def test_weight_decay_is_decoupled() -> None:
     assert torch.equal(model.weight, weight * torch.tensor(0.95)) and torch.equal(model.bias, bias)
 
 
+def test_losses_of_both_infinite_signs_are_skipped() -> None:
+    optimizer = ZOOptimizer(nn.Linear(2, 2), lr=1.0)
+    losses = iter([math.inf, -math.inf])
+    optimizer.step(lambda: next(losses))
+    assert optimizer.skipped == 1
+
+
+def test_micro_batches_are_averaged() -> None:
+    optimizer = ZOOptimizer(nn.Linear(2, 2), lr=0.0)
+    for loss in (1.0, 3.0):
+        optimizer.accumulate(lambda value=loss: value)
+    assert optimizer.step() == 2.0
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_step_with_a_non_finite_loss_moves_nothing(tiny_model, arguments, rows, bad) -> None:
     class Sometimes(ZOTrainer):
@@ -184,15 +223,20 @@ def test_a_step_with_a_non_finite_loss_moves_nothing(tiny_model, arguments, rows
 
 def test_dropout_is_off_while_losses_are_taken_and_the_root_keeps_its_flag(tiny_model) -> None:
     model = tiny_model().train()
-    seen = []
-    model.model.decoder.layers[0].register_forward_pre_hook(lambda module, _: seen.append((model.training, module.training)))
+    inside, outside = [], []
+    model.model.decoder.layers[0].register_forward_pre_hook(lambda module, _: inside.append(module.training))
     ids = torch.arange(8)[None]
     optimizer = ZOOptimizer(model, lr=0.0)
     state = torch.random.get_rng_state()
-    first = optimizer.step(lambda: model(ids, labels=ids).loss)
+
+    def loss():
+        outside.append(model.training)
+        return model(ids, labels=ids).loss
+
+    first = optimizer.step(loss)
     optimizer.steps = 0
-    assert optimizer.step(lambda: model(ids, labels=ids).loss) == first  # dropout 0.1 would differ
-    assert seen[0] == (True, False) and all(module.training for module in model.modules())
+    assert optimizer.step(loss) == first  # dropout 0.1 would differ
+    assert not any(inside) and all(outside) and all(module.training for module in model.modules())
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

@@ -8,6 +8,7 @@ import torch
 
 from zoft.backends.base import Backend, Move, Rounding, Target
 from zoft.directions import Window, draw, rounding_bits
+from zoft.directions.rademacher import LANES
 from zoft.errors import UsageError
 
 PANEL_ELEMENTS = 1 << 20  # z is drawn for about this many elements at a time
@@ -27,7 +28,7 @@ class ReferenceBackend(Backend):
         source = weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
         sink = source if target.out is None else target.out.detach().view(window.shape)
         residual = None if target.residual is None else target.residual.view(window.shape)
-        panel_rows = max(1, PANEL_ELEMENTS // window.columns)
+        panel_rows = max(LANES, PANEL_ELEMENTS // window.columns // LANES * LANES)  # whole blocks: none is drawn twice
         for start in range(0, window.rows, panel_rows):
             rows = slice(start, min(start + panel_rows, window.rows))
             panel = window.panel(rows.start, rows.stop)

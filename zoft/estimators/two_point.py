@@ -10,6 +10,7 @@ from zoft.directions import Direction
 from zoft.errors import UsageError
 from zoft.estimate import Estimate
 from zoft.estimators.base import Estimator
+from zoft.exact import mean
 
 
 class TwoPoint(Estimator):
@@ -48,5 +49,5 @@ class TwoPoint(Estimator):
         return Estimate(
             directions=tuple(directions),
             coefficients=tuple((p - m) / width for p, m in zip(plus, minus, strict=True)),
-            loss=math.fsum(losses) / len(losses),
+            loss=mean(losses),
         )

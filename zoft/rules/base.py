@@ -37,5 +37,5 @@ def spend(rule: Rule, state: State, step: Step) -> tuple[Move | None, State]:
     if step.flags.skipped:
         return None, state
     terms, state = rule.update(state, step)
-    key = step.estimate.directions[0].key
+    key = (step.estimate.directions[0].seed, step.index)  # its own bits for every step, whatever its directions
     return Move(terms, decay=1.0 - step.lr * step.weight_decay, rounding_key=key), state

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,13 +16,16 @@ from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.stability import govern
-from zoft.trainer.refused import check_training_settings
+from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
 else:
     _Base = object
+
+
+logger = logging.getLogger(__name__)
 
 
 class ZOMixin(_Base):
@@ -40,6 +45,12 @@ class ZOMixin(_Base):
             UsageError: fp16 mixed precision, DeepSpeed and others; several GPUs in one process.
         """
         check_training_settings(vars(self.args))
+        check_launch(os.environ)
+        if self.is_fsdp_enabled:
+            raise UsageError(
+                "FSDP shards the weights after the optimizer was made, so no update would reach them; "
+                "start one process per GPU without FSDP (accelerate launch --multi_gpu …)"
+            )
         if self.args.n_gpu > 1:
             raise UsageError(
                 f"{self.args.n_gpu} GPUs are visible to one process, which Trainer would drive with DataParallel; "
@@ -72,7 +83,8 @@ class ZOMixin(_Base):
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
         for slot in self.zo.space.slots:
             slot.weight.requires_grad_(False)
-        require_equal(self.zo.space.norm(), "starting weights (their norm)", self.zo.space.device)
+        if self.args.world_size > 1:
+            require_equal(self.zo.space.norm(), "starting weights (their norm)", self.zo.space.device)
         return self.optimizer
 
     def _batch_fraction(self) -> float:
@@ -87,18 +99,21 @@ class ZOMixin(_Base):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
         self.check_zo()
+        if self.zo is not None:
+            self.zo.discard()  # losses of an earlier call that ended half-way
         with self._without_gradients():
             return super().train(*args, **kwargs)
 
     @contextmanager
     def _without_gradients(self) -> Iterator[None]:
         """No DistributedDataParallel wrapper (it refuses frozen models and reserves gradient memory)."""
-        prepare_model = self.accelerator.prepare_model
-        self.accelerator.prepare_model = functools.partial(prepare_model, evaluation_mode=True)
+        accelerator = self.accelerator
+        prepare_model = accelerator.prepare_model
+        accelerator.prepare_model = functools.partial(prepare_model, evaluation_mode=True)
         try:
             yield
         finally:
-            self.accelerator.prepare_model = prepare_model
+            accelerator.prepare_model = prepare_model
             if self.zo is not None:
                 for slot in self.zo.space.slots:
                     slot.weight.requires_grad_(True)
@@ -115,19 +130,26 @@ class ZOMixin(_Base):
             Their mean, scaled as Trainer scales a micro-batch's loss.
         """
         assert self.zo is not None, "training_step runs after create_optimizer"
+        if self.zo.steps < self.state.global_step:
+            logger.warning("no optimizer state in the checkpoint: directions go on from step %d", self.state.global_step)
+            self.zo.steps = self.state.global_step
         model.train()
         inputs = self._prepare_inputs(inputs)
         scaled = self.loss_is_scaled_for_ga
         if scaled is None:
             scaled = (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None
-        divisor = 1 if scaled else self.current_gradient_accumulation_steps
+        per_rank = 1 if scaled else self.current_gradient_accumulation_steps
+        over_all = scaled and num_items_in_batch is not None and self.args.average_tokens_across_devices
+        divisor = 1 if over_all else per_rank * self.args.world_size
 
         def loss() -> torch.Tensor:
-            with self.compute_loss_context_manager():  # inputs are copied: compute_loss may take labels out of them
+            # Inputs are copied: compute_loss may take labels out of them. A loss divided by the tokens of all ranks is summed
+            # over the ranks as it stands; Trainer's detour (times the number of ranks, then their mean) would round it.
+            with self.compute_loss_context_manager(), _without_rank_factor(self.args):
                 return self.zo_losses(model, dict(inputs), num_items_in_batch)
 
         value = self.zo.accumulate(loss, divisor)
-        return torch.tensor(value / divisor, device=self.args.device)
+        return torch.tensor(value * self.args.world_size / divisor, device=self.args.device)
 
     def zo_losses(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
@@ -158,3 +180,12 @@ class ZOMixin(_Base):
         """2 N per token and forward; Trainer counts 6 N for forward and backward."""
         forwards = 2 if self.zo is None else 2 * self.zo.directions
         return super().floating_point_ops(inputs) * 2 * forwards // 6
+
+
+@contextmanager
+def _without_rank_factor(args: Any) -> Iterator[None]:
+    averaged, args.average_tokens_across_devices = args.average_tokens_across_devices, False
+    try:
+        yield
+    finally:
+        args.average_tokens_across_devices = averaged

@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from transformers import Trainer
 
+from zoft.errors import UsageError
 from zoft.trainer.mixin import ZOMixin
+from zoft.trainer.settings import ZOSettings
 from zoft.trainer.zo_config import ZOConfig
 
 
@@ -38,12 +40,18 @@ class ZOTrainer(ZOMixin, Trainer):
             objective: `zoft.objectives.Objective`, how a batch is scored; None: the loss that the model returns.
         """
         args = ZOConfig() if args is None else args
+        if not isinstance(args, ZOConfig):
+            raise UsageError(f"ZOTrainer takes a ZOConfig, but {type(args).__name__} was given; for a stock Trainer use ZOCallback")
         self.objective = objective
-        self.zo_settings = args.zo_settings()
         super().__init__(model, args, **kwargs)
         if objective is not None:
             self.loss_is_scaled_for_ga = False  # an objective returns the mean over its batch
         self.check_zo()
+
+    @property
+    def zo_settings(self) -> ZOSettings:  # type: ignore[override]
+        """The zeroth-order part of `args`, as it stands now."""
+        return self.args.zo_settings()
 
     def compute_loss(
         self,
