@@ -13,6 +13,7 @@ from zoft.config.suggest import did_you_mean
 from zoft.config.training import training_fields
 from zoft.config.values import checked, from_text
 from zoft.errors import UsageError
+from zoft.stability.lab.settings import LabSettings
 from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
@@ -30,11 +31,12 @@ class RunConfig:
     zo: ZOSettings
     recipe: str | None = None  # name; None: everything came from the command line
     notes: RecipeNotes = field(default_factory=RecipeNotes)
+    lab: LabSettings = field(default_factory=LabSettings)  # of task=eos
     sources: dict[str, str] = field(default_factory=dict)  # setting -> the file, or "command line", it came from
 
     def settings(self) -> dict[str, Any]:
         """Every setting that was given, by its flat name: what to write down to repeat the run."""
-        owners = (vars(self.run), vars(self.zo), self.training)
+        owners = (vars(self.run), vars(self.zo), vars(self.lab), self.training)
         return {name: value for owner in owners for name, value in owner.items() if name in self.sources}
 
     def explain(self) -> str:
@@ -48,7 +50,7 @@ class RunConfig:
 
 def known_settings() -> dict[str, Field]:
     """Every setting there is, by name."""
-    known = merged([fields_of(RunSettings), fields_of(ZOSettings), training_fields()])
+    known = merged([fields_of(RunSettings), fields_of(ZOSettings), fields_of(LabSettings), training_fields()])
     return {**known, LEARNING_RATE.name: LEARNING_RATE}
 
 
@@ -75,6 +77,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         check_launch(environ)
         run = RunSettings(**{key: values[key] for key in fields_of(RunSettings) if key in values})
         zo = ZOSettings(**{key: values[key] for key in fields_of(ZOSettings) if key in values})
+        lab = LabSettings(**{key: values[key] for key in fields_of(LabSettings) if key in values})
         training = {key: values[key] for key in values if key in training_fields()}
         check_training_settings(training)
     except UsageError as error:
@@ -82,8 +85,8 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     if run.model is None:
         raise UsageError(f"no model: {_how_to_start(recipe is not None)}")
     if recipe is None:
-        return RunConfig(run, training, zo, sources=sources)
-    return RunConfig(run, training, zo, recipe.name, recipe.notes, sources)
+        return RunConfig(run, training, zo, lab=lab, sources=sources)
+    return RunConfig(run, training, zo, recipe.name, recipe.notes, lab, sources)
 
 
 def _parse(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:

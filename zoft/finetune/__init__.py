@@ -19,6 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     config = load_config(argv)
+    if config.run.task == "eos":  # the edge-of-stability laboratory
+        from zoft.stability.lab.run import run
+
+        run(config)
+        return
     from zoft.finetune.session import finetune
 
     finetune(config)

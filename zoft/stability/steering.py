@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from zoft.governor import Decision, Evidence, Request
 from zoft.stability.guard import Guard
 from zoft.stability.monitor import StabilityMonitor, Surroundings
 from zoft.stability.settings import StabilitySettings
-
-if TYPE_CHECKING:
-    from zoft.optimizer import ZOOptimizer
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +59,12 @@ class Steering:
 
 
 def govern(
-    optimizer: ZOOptimizer, settings: StabilitySettings, *, batch_fraction: float = 0.0, may_rewind: bool = False
+    optimizer: Any, settings: StabilitySettings, *, batch_fraction: float = 0.0, may_rewind: bool = False
 ) -> Steering | None:
     """Put a monitor and a guard on `optimizer`, as `settings` say; None where both are off.
 
     Args:
-        optimizer: before its first step; its weights now are w_0.
+        optimizer: a `ZOOptimizer` before its first step; its weights now are w_0.
         settings: a `ZOSettings` is one.
         batch_fraction: examples in a whole batch / examples in the training set; 0 where that is not known.
         may_rewind: is there somebody who rewinds when `rewind_wanted` says so?
