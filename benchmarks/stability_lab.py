@@ -32,7 +32,9 @@ def main() -> None:
         for lr in [1.2e-3] if options.what == "edge" else options.lrs:
             start = time.perf_counter()
             if options.what == "edge":
-                setup, stability = Setup(lr=lr, steps=options.steps or 60_000, seed=seed), None
+                setup = Setup(lr=lr, steps=options.steps or 60_000, seed=seed)
+                changes = {"stability": "report", "guard": "off", **parsed(StabilitySettings, options.set)}
+                stability = StabilitySettings(**changes)
             else:
                 setup = Setup(lr=lr, steps=options.steps or 20_000, rule="sgd", seed=seed)
                 stability = StabilitySettings(**parsed(StabilitySettings, options.set))

@@ -1,6 +1,7 @@
 """The monitor's arithmetic: each bound where mathematics puts it, and caps that bad readings cannot lift."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -149,7 +150,7 @@ def test_auto_measures_first_then_follows_the_best_step_and_never_stalls(landsca
     rates = [run(lr=1.0, halves=(1.6, 0.4)).lr for _ in range(300)]
     assert rates[:20] == [0.0] * 20 and all(rate > 0.0 for rate in rates[20:])
     assert rates[-1] == pytest.approx(0.1 * 0.64 / 10.0, rel=1e-3)
-    assert max(b / a for a, b in zip(rates[20:], rates[21:], strict=False)) <= 1.02 + 1e-12
+    assert max(b / a for a, b in pairwise(rates[20:])) <= 1.02 + 1e-12
     run.trace = 40.0
     for _ in range(60):
         quick = run(lr=1.0, halves=(1.6, 0.4)).lr
