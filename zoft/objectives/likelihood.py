@@ -21,7 +21,8 @@ class CandidateLikelihood(Objective):
 
     When all candidates are one token after the same prompt, the normaliser of p is the same for all of them and
     cancels: the logits at one position serve as scores, and one row per example is enough. Masked LMs and
-    classification heads are read in the same way. Scores are the log softmax over the candidates, -inf where there is none.
+    classification heads are read in the same way. Scores are the log softmax over the candidates, -inf where there is
+    none.
     """
 
     name = "candidate_likelihood"
