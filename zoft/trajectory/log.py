@@ -81,11 +81,11 @@ def _records(header: Header, data: bytes, start: int, name: str) -> tuple[tuple[
         body, check = data[offset : offset + size - CHECK_BYTES], data[offset + size - CHECK_BYTES : offset + size]
         index = header.first + len(steps)
         if chain(checks[-1], body) != check:
-            if _never_written(data, offset + size - CHECK_BYTES):
+            if _never_written(data, offset + size):
                 return tuple(steps), tuple(checks), len(data) - offset
             raise TrajectoryError(
-                f"{name} is damaged at the record of step {index}: it was edited, moved or overwritten after it was "
-                "written; "
+                f"{name} is damaged at the record of step {index}: it was edited, moved or overwritten "
+                "after it was written; "
                 f"the {len(steps)} records before it are intact (until={index} stops there)"
             )
         step = decode(header, body)
@@ -96,6 +96,10 @@ def _records(header: Header, data: bytes, start: int, name: str) -> tuple[tuple[
     return tuple(steps), tuple(checks), (len(data) - start) % size
 
 
-def _never_written(data: bytes, check_at: int) -> bool:
-    """From a record's check to the end of the file only zeros: pages that had not reached the disk at a power cut."""
-    return not any(data[check_at:])
+def _never_written(data: bytes, end: int) -> bool:
+    """From the last byte of the record that ends at `end` to the end of the file there are only zeros.
+
+    So it looks where a power cut came before the data: the file has grown already, its last pages are empty. The
+    records before were checked, so dropping this one is safe even if it looks so by chance.
+    """
+    return not any(data[end - 1 :])

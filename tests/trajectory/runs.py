@@ -1,0 +1,78 @@
+"""Small runs for the tests of the trajectory: a model, a data stream that depends on the step alone, a loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoft.optimizer import ZOOptimizer
+from zoft.trajectory import Recorder, attach
+
+
+class Tiny(nn.Module):
+    """Odd shapes, a tied matrix, a norm, a scalar and a frozen part."""
+
+    def __init__(
+        self, dtype: torch.dtype = torch.float32, width: int = 5, tied: bool = True, frozen: bool = False
+    ) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.embed = nn.Embedding(11, width)
+        self.inner = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, 11, bias=False)
+        self.gain = nn.Linear(1, 1, bias=False)
+        with torch.no_grad():
+            for weight in self.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
+        if tied:
+            self.head.weight = self.embed.weight
+        self.to(dtype)
+        if frozen:
+            self.inner.weight.requires_grad_(False)
+            self.norm.weight.requires_grad_(False)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.norm(torch.tanh(self.inner(self.embed(ids))))
+        return self.gain(self.head(hidden)[..., None])[..., 0]
+
+
+def loss(model: nn.Module, step: int, batch: int = 0) -> torch.Tensor:
+    """The loss of one micro-batch: a function of (step, batch) and the weights only."""
+    ids = torch.randint(0, 11, (4, 3), generator=torch.Generator().manual_seed(1000 * step + batch))
+    logits = model(ids[:, :-1]).float()
+    return nn.functional.cross_entropy(logits.reshape(-1, 11), ids[:, 1:].reshape(-1))
+
+
+def make(model: nn.Module, **settings: Any) -> ZOOptimizer:
+    return ZOOptimizer(model, **{"lr": 0.02, "seed": 3, **settings})
+
+
+def train(optimizer: ZOOptimizer, stop: int, *, accumulate: int = 1, nonfinite: tuple[int, ...] = ()) -> None:
+    """Go on to step `stop`. The learning rate halves half way; the losses of `nonfinite` steps are NaN."""
+    model = optimizer.model
+    for step in range(optimizer.steps, stop):
+        optimizer.param_groups[0]["lr"] = 0.02 if step < 10 else 0.01
+        for batch in range(accumulate):
+            if step in nonfinite:
+                optimizer.accumulate(lambda: float("nan"), accumulate)
+            else:
+                optimizer.accumulate(lambda step=step, batch=batch: loss(model, step, batch), accumulate)
+        optimizer.step()
+
+
+def recorded(path: Path, steps: int, model: nn.Module | None = None, **settings: Any) -> ZOOptimizer:
+    """A finished run whose log lies at `path`."""
+    optimizer = make(Tiny() if model is None else model, **settings)
+    recorder = attach(optimizer, path)
+    train(optimizer, steps)
+    detach(optimizer, recorder)
+    return optimizer
+
+
+def detach(optimizer: ZOOptimizer, recorder: Recorder) -> None:
+    recorder.close()
+    optimizer.observers.remove(recorder)
