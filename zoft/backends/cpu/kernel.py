@@ -1,9 +1,9 @@
 """The one compiled entry point of the CPU backend: `axpby` over a range of work items of a plan (`zoft.backends.cpu.plan`).
 
-A work item is a slab of whole block rows (128 rows share one Philox block a column) by a range of columns. Inside it, a tile of
-8 rows by 512 columns lives in a float32 buffer that stays in the first-level cache while every move of the plan is applied to
-it, so many moves cost one pass over memory. Words of Rademacher terms are drawn once a slab (one Philox call per 128
-elements); normals and rounding bits where they are used.
+A work item is a slab of whole block rows (128 rows share one Philox block a column) by a range of columns. Inside it, a tile
+of 8 rows by 512 columns stays in the first-level cache (16-bit weights as float32 in a buffer) while every move of the plan is
+applied to it, so many moves cost one pass over memory. Words of Rademacher terms are drawn once a slab (one Philox call per
+128 elements); normals and rounding bits where they are used.
 
 Parameters with few columns (biases, norms, low-rank factors) are narrow: there a tile is a run of consecutive elements and
 random numbers are spread into the order of the elements first.
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from zoft.backends.cpu.memory import bits_of, float_of, load_f32, load_f64, load_u32, store_f32, store_f64
+from zoft.backends.cpu.memory import bits_of, float_of, load_f32, load_f64, load_u16, load_u32, store_f32, store_f64, store_u16
 from zoft.backends.cpu.plan import (
     ITEM,
     MOVE,
@@ -31,8 +31,23 @@ from zoft.backends.cpu.plan import (
     TILE_ELEMENTS,
 )
 from zoft.backends.cpu.random import normal_rows, philox_row, spread_bits, spread_normals, spread_signs
-from zoft.backends.cpu.storage import F64, RESIDUAL8, RESIDUAL16, load_row, round_row, store_row
+from zoft.backends.cpu.storage import (
+    BF16,
+    F32,
+    F64,
+    NEAREST,
+    RESIDUAL16,
+    STOCHASTIC,
+    bfloat_dithered,
+    bfloat_nearest,
+    bfloat_value,
+    copy_halves,
+    load_row,
+    round_row,
+    store_row,
+)
 
+_U16 = np.uint32(16)
 _SIGN = np.uint32(0x80000000)
 _ROW_BYTES = 4 * TILE_COLUMNS
 
@@ -44,6 +59,40 @@ def _add_signs(acc, words, bit, scale, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         sign = np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN)
         store_f32(acc, i, load_f32(acc, i) + float_of(np.uint32(sign ^ magnitude)))
+
+
+@njit
+def _add_four_signs(acc, words, slot_bytes, bit, a, b, c, d, count):  # type: ignore[no-untyped-def]
+    """The next four terms of a long list in one pass over `acc`, added one at a time in their order."""
+    up = np.uint32(31 - bit)
+    a, b, c, d = bits_of(a), bits_of(b), bits_of(c), bits_of(d)
+    words_b, words_c, words_d = words + slot_bytes, words + 2 * slot_bytes, words + 3 * slot_bytes
+    for i in range(count):
+        value = load_f32(acc, i) + float_of(np.uint32(np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN) ^ a))
+        value = value + float_of(np.uint32(np.uint32(np.uint32(load_u32(words_b, i) << up) & _SIGN) ^ b))
+        value = value + float_of(np.uint32(np.uint32(np.uint32(load_u32(words_c, i) << up) & _SIGN) ^ c))
+        value = value + float_of(np.uint32(np.uint32(np.uint32(load_u32(words_d, i) << up) & _SIGN) ^ d))
+        store_f32(acc, i, value)
+
+
+@njit
+def _add_bfloat_signs(acc, words, bit, scale, bits, shift, nearest, count):  # type: ignore[no-untyped-def]
+    """The most frequent write of all, load to store in one loop: one Rademacher term on bfloat16.
+
+    In place only: with a second pointer, the compiler's test for overlap would send every in-place call to a scalar loop.
+    """
+    up, magnitude, down = np.uint32(31 - bit), bits_of(scale), np.uint32(shift)
+    if nearest:
+        for i in range(count):
+            sign = np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN)
+            value = bfloat_value(load_u16(acc, i)) + float_of(np.uint32(sign ^ magnitude))
+            store_u16(acc, i, np.uint16(bfloat_nearest(bits_of(value)) >> _U16))
+    else:
+        for i in range(count):
+            sign = np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN)
+            value = bfloat_value(load_u16(acc, i)) + float_of(np.uint32(sign ^ magnitude))
+            dither = np.uint32(np.uint32(load_u32(bits, i) >> down) & np.uint32(0xFFFF))
+            store_u16(acc, i, np.uint16(bfloat_dithered(bits_of(value), dither) >> _U16))
 
 
 @njit
@@ -60,7 +109,7 @@ def _multiply(acc, factor, count):  # type: ignore[no-untyped-def]
 
 @njit
 def _uses_bits(kind, rounding):  # type: ignore[no-untyped-def]
-    return kind != 0 and rounding != 0 and rounding != RESIDUAL16
+    return kind != F32 and rounding != NEAREST and rounding != RESIDUAL16
 
 
 @njit
@@ -79,25 +128,26 @@ def _draw_words(moves, terms, first, last, target, block, count, scratch):  # ty
 
 
 @njit
-def _move_tile(moves, terms, scales, decays, first, last, target, row, rows, column, offset, count, scratch):  # type: ignore[no-untyped-def]
-    """Moves [first, last) on `rows` (at most 8, of one group of 8) by `count` columns in the tile buffer.
+def _move_tile(moves, terms, scales, decays, first, last, target, acc, pitch, row, rows, column, offset, count, scratch):  # type: ignore[no-untyped-def]
+    """Moves [first, last) on `rows` (at most 8, of one group of 8) by `count` columns of float32 at `acc`.
 
-    `row` and `column` are those of the whole parameter; `offset` is the tile's first column within the slab's words.
+    `pitch` is the bytes from one row to the next; `row` and `column` are those of the whole parameter; `offset` is the tile's
+    first column within the slab's words.
     """
-    acc, stride = scratch[SCRATCH.acc], scratch[SCRATCH.stride]
+    stride = scratch[SCRATCH.stride]
     kind, rounding, total = target[TARGET.kind], target[TARGET.rounding], target[TARGET.total_columns]
     slot = 0
     for move in range(first, last):
         if target[TARGET.decays] != 0 and decays[move] != 1.0:
             for r in range(rows):
-                _multiply(acc + r * _ROW_BYTES, np.float32(decays[move]), count)
+                _multiply(acc + r * pitch, np.float32(decays[move]), count)
         for term in range(moves[move, MOVE.first], moves[move, MOVE.last]):
             scale = np.float32(scales[term])
             if terms[term, TERM.kind] == RADEMACHER:
                 for r in range(rows):
                     lane = (row + r) & 127
                     words = scratch[SCRATCH.words] + 4 * (stride * (4 * slot + (lane >> 5)) + offset)
-                    _add_signs(acc + r * _ROW_BYTES, words, lane & 31, scale, count)
+                    _add_signs(acc + r * pitch, words, lane & 31, scale, count)
                 slot += 1
                 continue
             for group in range(row >> 2, ((row + rows - 1) >> 2) + 1):
@@ -108,7 +158,7 @@ def _move_tile(moves, terms, scales, decays, first, last, target, row, rows, col
                 normal_rows(scratch[SCRATCH.z], scratch[SCRATCH.bits], TILE_COLUMNS, count)
                 for r in range(max(row, group * 4), min(row + rows, group * 4 + 4)):
                     z = scratch[SCRATCH.z] + (r & 3) * _ROW_BYTES
-                    _add_scaled(acc + (r - row) * _ROW_BYTES, z, scale, count)
+                    _add_scaled(acc + (r - row) * pitch, z, scale, count)
         if _uses_bits(kind, rounding):
             philox_row(
                 scratch[SCRATCH.bits], TILE_COLUMNS, (row >> 3) * total + column, count, ROUNDING_TAG,
@@ -117,46 +167,118 @@ def _move_tile(moves, terms, scales, decays, first, last, target, row, rows, col
         for r in range(rows):
             lane = (row + r) & 7
             bits = scratch[SCRATCH.bits] + (lane >> 1) * _ROW_BYTES
-            round_row(kind, rounding, acc + r * _ROW_BYTES, bits, (lane & 1) * 16, count)
+            round_row(kind, rounding, acc + r * pitch, bits, (lane & 1) * 16, count)
+
+
+@njit
+def _only_signs(moves, terms, decays, first, last, decaying):  # type: ignore[no-untyped-def]
+    """Do moves [first, last) only add Rademacher terms?"""
+    for move in range(first, last):
+        if decaying and decays[move] != 1.0:
+            return False
+    for term in range(moves[first, MOVE.first], moves[last - 1, MOVE.last]):
+        if terms[term, TERM.kind] != RADEMACHER:
+            return False
+    return True
+
+
+@njit
+def _sum_signs(scales, first, last, acc, pitch, row, rows, offset, count, scratch):  # type: ignore[no-untyped-def]
+    """Rademacher terms [first, last), one word slot each, on float32 rows that need no rounding between them."""
+    slot_bytes = 16 * scratch[SCRATCH.stride]
+    for r in range(rows):
+        lane = (row + r) & 127
+        words = scratch[SCRATCH.words] + 4 * (scratch[SCRATCH.stride] * (lane >> 5) + offset)
+        term, at = first, acc + r * pitch
+        while term + 4 <= last:
+            a, b = np.float32(scales[term]), np.float32(scales[term + 1])
+            c, d = np.float32(scales[term + 2]), np.float32(scales[term + 3])
+            _add_four_signs(at, words, slot_bytes, lane & 31, a, b, c, d, count)
+            term, words = term + 4, words + 4 * slot_bytes
+        while term < last:
+            _add_signs(at, words, lane & 31, np.float32(scales[term]), count)
+            term, words = term + 1, words + slot_bytes
+
+
+@njit
+def _bfloat_tile(target, source, scale, seed, step, start, row, rows, column, offset, count, scratch):  # type: ignore[no-untyped-def]
+    """One Rademacher term on a bfloat16 tile, rounded to nearest or stochastically, without a buffer between."""
+    nearest, bits, stride = target[TARGET.rounding] == NEAREST, scratch[SCRATCH.bits], scratch[SCRATCH.stride]
+    if not nearest:
+        philox_row(
+            bits, TILE_COLUMNS, (row >> 3) * target[TARGET.total_columns] + column, count, ROUNDING_TAG,
+            target[TARGET.stream_low], target[TARGET.stream_high], seed, step,
+        )  # fmt: skip
+    for r in range(rows):
+        lane, at = (row + r) & 127, 2 * (start + r * target[TARGET.columns])
+        words = scratch[SCRATCH.words] + 4 * (stride * (lane >> 5) + offset)
+        dither = bits + ((lane & 7) >> 1) * _ROW_BYTES
+        acc = target[TARGET.sink] + at
+        if source != target[TARGET.sink]:
+            copy_halves(acc, source + at, count)
+        _add_bfloat_signs(acc, words, lane & 31, scale, dither, (lane & 1) * 16, nearest, count)
+
+
+@njit
+def _wide_batch(moves, terms, scales, decays, target, item, first, last, again, scratch):  # type: ignore[no-untyped-def]
+    """Moves [first, last) on one slab; `again` where earlier moves were stored in the sink already."""
+    columns, total = target[TARGET.columns], target[TARGET.total_columns]
+    kind, rounding, sink = target[TARGET.kind], target[TARGET.rounding], target[TARGET.sink]
+    left, width, stop = item[ITEM.column], item[ITEM.columns], item[ITEM.row] + item[ITEM.rows]
+    source = sink if again else target[TARGET.source]
+    low = target[TARGET.low_sink] if again else target[TARGET.low_source]
+    low_sink = target[TARGET.low_sink]
+    term, terms_end = moves[first, MOVE.first], moves[last - 1, MOVE.last]
+    signs = _only_signs(moves, terms, decays, first, last, target[TARGET.decays] != 0)
+    sums = signs and kind == F32
+    fused = signs and kind == BF16 and rounding <= STOCHASTIC and last - first == 1 and terms_end - term == 1
+    drawn = -1
+    row = item[ITEM.row]
+    while row < stop:  # groups of 8 rows that share rounding bits
+        rows = min(stop, ((row >> 3) + 1) << 3) - row
+        if row >> 7 != drawn:
+            drawn = row >> 7
+            block = drawn * total + target[TARGET.column] + left
+            _draw_words(moves, terms, first, last, target, block, width, scratch)
+        step = width if sums and terms_end - term <= 4 else TILE_COLUMNS
+        for offset in range(0, width, step):
+            count = min(step, width - offset)
+            start = (row - target[TARGET.row]) * columns + left + offset
+            column = target[TARGET.column] + left + offset
+            if fused:
+                _bfloat_tile(
+                    target, source, np.float32(scales[term]), moves[first, MOVE.seed], moves[first, MOVE.step],
+                    start, row, rows, column, offset, count, scratch,
+                )  # fmt: skip
+                continue
+            acc, pitch = scratch[SCRATCH.acc], _ROW_BYTES
+            if kind == F32:  # the weights themselves are the accumulator
+                acc, pitch = sink + 4 * start, 4 * columns
+            if kind != F32 or source != sink:
+                for r in range(rows):
+                    load_row(kind, rounding, source, low, start + r * columns, acc + r * pitch, count)
+            if sums:
+                _sum_signs(scales, term, terms_end, acc, pitch, row, rows, offset, count, scratch)
+                continue
+            _move_tile(
+                moves, terms, scales, decays, first, last, target, acc, pitch, row, rows, column, offset, count, scratch
+            )
+            if kind != F32:
+                for r in range(rows):
+                    store_row(kind, rounding, acc + r * pitch, sink, low_sink, start + r * columns, count)
+        row += rows
 
 
 @njit
 def _wide(moves, terms, scales, decays, target, item, scratch):  # type: ignore[no-untyped-def]
     """All moves on one slab, in batches whose words fit the scratch."""
-    columns, acc = target[TARGET.columns], scratch[SCRATCH.acc]
-    kind, rounding, total = target[TARGET.kind], target[TARGET.rounding], target[TARGET.total_columns]
-    left, width = item[ITEM.column], item[ITEM.columns]
-    stop = item[ITEM.row] + item[ITEM.rows]
-    for batch in range(1 + moves[len(moves) - 1, MOVE.batch]):
-        first = 0
-        while moves[first, MOVE.batch] < batch:
-            first += 1
+    first = 0
+    while first < len(moves):
         last = first
-        while last < len(moves) and moves[last, MOVE.batch] == batch:
+        while last < len(moves) and moves[last, MOVE.batch] == moves[first, MOVE.batch]:
             last += 1
-        source = target[TARGET.source] if batch == 0 else target[TARGET.sink]
-        low = target[TARGET.low_source] if batch == 0 else target[TARGET.low_sink]
-        drawn = -1
-        row = item[ITEM.row]
-        while row < stop:  # groups of 8 rows that share rounding bits
-            rows = min(stop, ((row >> 3) + 1) << 3) - row
-            if row >> 7 != drawn:
-                drawn = row >> 7
-                block = drawn * total + target[TARGET.column] + left
-                _draw_words(moves, terms, first, last, target, block, width, scratch)
-            for offset in range(0, width, TILE_COLUMNS):
-                count = min(TILE_COLUMNS, width - offset)
-                start = (row - target[TARGET.row]) * columns + left + offset
-                for r in range(rows):
-                    load_row(kind, rounding, source, low, start + r * columns, acc + r * _ROW_BYTES, count)
-                _move_tile(
-                    moves, terms, scales, decays, first, last, target,
-                    row, rows, target[TARGET.column] + left + offset, offset, count, scratch,
-                )  # fmt: skip
-                for r in range(rows):
-                    store_row(kind, rounding, acc + r * _ROW_BYTES, target[TARGET.sink], target[TARGET.low_sink],
-                              start + r * columns, count)  # fmt: skip
-            row += rows
+        _wide_batch(moves, terms, scales, decays, target, item, first, last, first > 0, scratch)
+        first = last
 
 
 @njit

@@ -64,38 +64,56 @@ def philox_row(words, stride, block, lanes, tag, stream_low, stream_high, seed, 
 
 
 @njit
-def _normal_pair(first, second, cosine_lane, sine_lane, lanes):  # type: ignore[no-untyped-def]
-    """Box-Muller of two words a lane; the formula and the coefficients are those of `zoft.directions.gaussian`."""
+def _squared_radii(words, squares, lanes):  # type: ignore[no-untyped-def]
+    """-2 ln u."""
     for i in range(lanes):
-        word, turn = load_u32(first, i), load_u32(second, i)
-        u = np.float32(np.int32((word >> np.uint32(8)) + np.uint32(1))) * _TINY24
+        u = np.float32(np.int32((load_u32(words, i) >> np.uint32(8)) + np.uint32(1))) * _TINY24
         bits = np.int32(bits_of(u))
         exponent = np.int32(np.int32(bits - _CUT) >> np.int32(23))
         f = float_of(np.uint32(bits - np.int32(exponent << np.int32(23)))) - _ONE
         tail = ((((((_L7 * f + _L6) * f + _L5) * f + _L4) * f + _L3) * f + _L2) * f + _L1) * f + _L0
-        log = np.float32(exponent) * _LN2 + (f + (f * f) * tail)
-        radius = np.sqrt(_MINUS_TWO * log)
-        steps = np.int32(np.int32((turn >> np.uint32(6)) & np.uint32(0xFFFFFF)) - np.int32(1 << 23))
+        store_f32(squares, i, _MINUS_TWO * (np.float32(exponent) * _LN2 + (f + (f * f) * tail)))
+
+
+@njit
+def _roots(values, lanes):  # type: ignore[no-untyped-def]
+    for i in range(lanes):
+        store_f32(values, i, np.sqrt(load_f32(values, i)))
+
+
+@njit
+def _turn(words, cosine_lane, sine_lane, lanes):  # type: ignore[no-untyped-def]
+    """Radii in `cosine_lane` become radius * cosine there and radius * sine in `sine_lane`."""
+    for i in range(lanes):
+        word, radius = load_u32(words, i), load_f32(cosine_lane, i)
+        steps = np.int32(np.int32((word >> np.uint32(6)) & np.uint32(0xFFFFFF)) - np.int32(1 << 23))
         t = np.float32(np.int32(np.int32(steps * np.int32(2)) + np.int32(1))) * _TINY25
         square = t * t
         sine = t * (((_S3 * square + _S2) * square + _S1) * square + _S0)
         cosine = ((_C3 * square + _C2) * square + _C1) * square + _C0
-        swap = (turn & np.uint32(1 << 30)) != 0
+        swap = (word & np.uint32(1 << 30)) != 0
         c = sine if swap else cosine
         s = cosine if swap else sine
         # quadrants 1 and 2 negate the cosine (bit 30 xor bit 31), 2 and 3 the sine (bit 31)
-        c = float_of(np.uint32(bits_of(c) ^ (np.uint32(turn ^ np.uint32(turn << np.uint32(1))) & _SIGN)))
-        s = float_of(np.uint32(bits_of(s) ^ (turn & _SIGN)))
+        c = float_of(np.uint32(bits_of(c) ^ (np.uint32(word ^ np.uint32(word << np.uint32(1))) & _SIGN)))
+        s = float_of(np.uint32(bits_of(s) ^ (word & _SIGN)))
         store_f32(cosine_lane, i, radius * c)
         store_f32(sine_lane, i, radius * s)
 
 
 @njit
 def normal_rows(z, words, stride, lanes):  # type: ignore[no-untyped-def]
-    """Four rows of normals, float32 `z[lane * stride + i]`, from four rows of words."""
+    """Four rows of normals, float32 `z[lane * stride + i]`, from four rows of words.
+
+    The formula and the coefficients are those of `zoft.directions.gaussian`. Three short loops rather than one: the chains
+    of dependent products are long, and a processor looks only so far ahead for independent ones.
+    """
     row = 4 * stride
-    _normal_pair(words, words + row, z, z + row, lanes)
-    _normal_pair(words + 2 * row, words + 3 * row, z + 2 * row, z + 3 * row, lanes)
+    for pair in range(0, 4, 2):
+        at = z + pair * row
+        _squared_radii(words + pair * row, at, lanes)
+        _roots(at, lanes)
+        _turn(words + (pair + 1) * row, at, at + row, lanes)
 
 
 @njit

@@ -35,6 +35,36 @@ _HALF_ONE, _LIMIT = np.float32(0.5), np.float32(1024.0)
 
 
 @njit
+def bfloat_value(stored):  # type: ignore[no-untyped-def]
+    """The float32 of a stored bfloat16."""
+    return float_of(np.uint32(np.uint32(stored) << _U16))
+
+
+@njit
+def bfloat_nearest(value):  # type: ignore[no-untyped-def]
+    """float32 bits rounded to the nearest bfloat16, ties to even, as float32 bits."""
+    odd = np.uint32(np.uint32(value >> _U16) & _U1)
+    result = np.uint32(np.uint32(value + np.uint32(np.uint32(0x7FFF) + odd)) & np.uint32(0xFFFF0000))
+    return _NAN if np.uint32(value & _ABS) > _INF else result
+
+
+@njit
+def bfloat_dithered(value, dither):  # type: ignore[no-untyped-def]
+    """float32 bits rounded stochastically to bfloat16 by 16 random bits, as float32 bits."""
+    result = np.uint32(np.uint32(value + dither) & np.uint32(0xFFFF0000))
+    body = np.uint32(value & _ABS)
+    result = np.uint32(value & np.uint32(0xFFFF0000)) if body == _INF else result
+    return _NAN if body > _INF else result
+
+
+@njit
+def copy_halves(sink, source, count):  # type: ignore[no-untyped-def]
+    """`count` stored 16-bit weights."""
+    for i in range(count):
+        store_u16(sink, i, load_u16(source, i))
+
+
+@njit
 def load_row(kind, rounding, source, low, start, acc, count):  # type: ignore[no-untyped-def]
     """`count` stored weights from element `start` on, as float32, into `acc`."""
     if kind == F32:
@@ -65,7 +95,7 @@ def load_row(kind, rounding, source, low, start, acc, count):  # type: ignore[no
                 store_f32(acc, i, float_of(np.uint32(bits + np.uint32(np.int32(load_i16(low, i))))))
         else:
             for i in range(count):
-                store_f32(acc, i, float_of(np.uint32(np.uint32(load_u16(source, i)) << _U16)))
+                store_f32(acc, i, bfloat_value(load_u16(source, i)))
 
 
 @njit
@@ -119,18 +149,11 @@ def round_row(kind, rounding, acc, bits, shift, count):  # type: ignore[no-untyp
             store_f32(acc, i, float_of(np.uint32(total & np.uint32(0xFFFFFF00))))
     elif kind == BF16 and rounding == NEAREST:
         for i in range(count):
-            value = load_u32(acc, i)
-            odd = np.uint32(np.uint32(value >> _U16) & _U1)
-            result = np.uint32(np.uint32(value + np.uint32(np.uint32(0x7FFF) + odd)) & np.uint32(0xFFFF0000))
-            store_f32(acc, i, float_of(_NAN if np.uint32(value & _ABS) > _INF else result))
+            store_f32(acc, i, float_of(bfloat_nearest(load_u32(acc, i))))
     elif kind == BF16:
         for i in range(count):
-            value = load_u32(acc, i)
             dither = np.uint32(np.uint32(load_u32(bits, i) >> shift32) & np.uint32(0xFFFF))
-            result = np.uint32(np.uint32(value + dither) & np.uint32(0xFFFF0000))
-            body = np.uint32(value & _ABS)
-            result = np.uint32(value & np.uint32(0xFFFF0000)) if body == _INF else result
-            store_f32(acc, i, float_of(_NAN if body > _INF else result))
+            store_f32(acc, i, float_of(bfloat_dithered(load_u32(acc, i), dither)))
     elif rounding == NEAREST:
         for i in range(count):
             value = load_u32(acc, i)
