@@ -49,6 +49,9 @@ def finetune(config: RunConfig) -> Summary:
     after = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
     trainer.save_model()
     trainer.save_state()
+    trainer.create_model_card(
+        tags=["zoft", "zeroth-order"], dataset=materials.task.hub and materials.task.hub.repository, tasks=materials.task.name
+    )
     summary = Summary.of(config, trainer, result.metrics, before, after)
     if speak:
         print(closing_words(summary, trainer, materials, compare=config.run.model == QUICKSTART))

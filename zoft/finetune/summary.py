@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ class Summary:
         )
 
 
+KEPT = {"log": "trajectory.zoft", "metrics": "trainer_state.json"}  # what it is: file
 _NOT_METRICS = {"test_loss", "test_runtime", "test_samples_per_second", "test_steps_per_second", "test_model_preparation_time"}
 
 
@@ -52,7 +54,8 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
     """The closing table, with summary.json and the picture written on the way.
 
     Args:
-        compare: measure the memory of one zeroth-order step and of one AdamW step on this model and say both.
+        compare: the quickstart: measure the memory of one zeroth-order and of one AdamW step on this model and say both,
+            and what the run shows.
     """
     from zoft.report.figure import plot_run
 
@@ -67,10 +70,18 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
         rows.append(("steps skipped", str(summary.skipped_steps)))
     if compare:
         rows += _memory_rows(trainer, materials)
-    picture = plot_run(trainer.state.log_history, folder / "run.png", title=summary.recipe or "")
-    rows += [("model", str(folder)), ("picture", str(picture)), ("log", str(folder / "trainer_state.json"))]
+    rows.append(("model", str(folder)))
+    if any("loss" in entry or "eval_loss" in entry for entry in trainer.state.log_history):
+        picture = plot_run(trainer.state.log_history, folder / "run.png", title=summary.recipe or "")
+        rows.append(("picture", str(picture)))
+    rows += [(what, str(folder / name)) for what, name in KEPT.items() if (folder / name).is_file()]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(["", *(f"{name:<{width}}  {value}" for name, value in rows)])
+    lines = ["", *(f"{name:<{width}}  {value}" for name, value in rows)]
+    if compare:
+        from zoft.quickstart.task import WHAT_IT_SHOWS
+
+        lines += ["", textwrap.fill(WHAT_IT_SHOWS, 100)]
+    return "\n".join(lines)
 
 
 def _memory_rows(trainer: ZOTrainer, materials: Materials) -> list[tuple[str, str]]:
@@ -90,6 +101,6 @@ def _memory_rows(trainer: ZOTrainer, materials: Materials) -> list[tuple[str, st
         adamw_step_bytes(materials.model, loss),
     )
     return [
-        ("peak memory, this step", f"{zo / 1e6:.2f} MB (weights {weights / 1e6:.2f} MB)"),
+        ("peak memory, a step", f"{zo / 1e6:.2f} MB (weights {weights / 1e6:.2f} MB)"),
         ("peak memory, an AdamW step", f"{adamw / 1e6:.2f} MB on the same model and batch"),
     ]

@@ -16,6 +16,7 @@ from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.stability import govern
+from zoft.trainer.recording import RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
@@ -37,6 +38,7 @@ class ZOMixin(_Base):
 
     zo_settings: ZOSettings
     zo: ZOOptimizer | None = None  # exists once training starts
+    _recording: RecordTrajectory | None = None
 
     def check_zo(self) -> None:
         """Refuse what cannot work, before anything runs.
@@ -79,6 +81,9 @@ class ZOMixin(_Base):
             )
             govern(self.zo, settings, batch_fraction=self._batch_fraction())
             self.optimizer = self.zo
+            if settings.zo_trajectory:
+                self._recording = RecordTrajectory(self.zo, base=getattr(self.model, "name_or_path", ""))
+                self.add_callback(self._recording)
         if self.zo is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
         for slot in self.zo.space.slots:
@@ -101,8 +106,15 @@ class ZOMixin(_Base):
         self.check_zo()
         if self.zo is not None:
             self.zo.discard()  # losses of an earlier call that ended half-way
-        with self._without_gradients():
-            return super().train(*args, **kwargs)
+        resumed = kwargs.get("resume_from_checkpoint", args[0] if args else None)
+        if self._recording is not None:
+            self._recording.checkpoint = resumed if isinstance(resumed, str) else None
+        try:
+            with self._without_gradients():
+                return super().train(*args, **kwargs)
+        finally:
+            if self._recording is not None:
+                self._recording.close()
 
     @contextmanager
     def _without_gradients(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ class ZOSettings(StabilitySettings):
     zo_seed: int | None = None  # None: `seed`
     perturbation: Literal["read_only", "in_place"] = "read_only"
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
+    zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
     zo_backend: str = "auto"
     zo_estimator: str = "two_point"
     zo_rule: str = "sgd"

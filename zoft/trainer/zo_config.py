@@ -41,6 +41,9 @@ class ZOConfig(TrainingArguments):
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = field(
         default=ZOSettings.weight_rounding, metadata={"help": "How 16-bit weights store an update."}
     )
+    zo_trajectory: bool = field(
+        default=ZOSettings.zo_trajectory, metadata={"help": "Keep the log of the run, <output_dir>/trajectory.zoft."}
+    )
     zo_backend: str = field(default=ZOSettings.zo_backend, metadata={"help": "Who computes the ops on weights."})
     zo_estimator: str = field(default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate."})
     zo_rule: str = field(default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on."})
