@@ -16,7 +16,19 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from zoft.backends.cpu.memory import bits_of, float_of, load_f32, load_f64, load_u16, load_u32, store_f32, store_f64, store_u16
+from zoft.backends.cpu.memory import (
+    bits_of,
+    float_of,
+    load_f32,
+    load_f64,
+    load_u16,
+    load_u32,
+    shift_left,
+    shift_right,
+    store_f32,
+    store_f64,
+    store_u16,
+)
 from zoft.backends.cpu.plan import (
     ITEM,
     MOVE,
@@ -57,7 +69,7 @@ def _add_signs(acc, words, bit, scale, count):  # type: ignore[no-untyped-def]
     """acc += scale or -scale, by one bit of each word."""
     up, magnitude = np.uint32(31 - bit), bits_of(scale)
     for i in range(count):
-        sign = np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN)
+        sign = np.uint32(shift_left(load_u32(words, i), up) & _SIGN)
         store_f32(acc, i, load_f32(acc, i) + float_of(np.uint32(sign ^ magnitude)))
 
 
@@ -68,10 +80,10 @@ def _add_four_signs(acc, words, slot_bytes, bit, a, b, c, d, count):  # type: ig
     a, b, c, d = bits_of(a), bits_of(b), bits_of(c), bits_of(d)
     words_b, words_c, words_d = words + slot_bytes, words + 2 * slot_bytes, words + 3 * slot_bytes
     for i in range(count):
-        value = load_f32(acc, i) + float_of(np.uint32(np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN) ^ a))
-        value = value + float_of(np.uint32(np.uint32(np.uint32(load_u32(words_b, i) << up) & _SIGN) ^ b))
-        value = value + float_of(np.uint32(np.uint32(np.uint32(load_u32(words_c, i) << up) & _SIGN) ^ c))
-        value = value + float_of(np.uint32(np.uint32(np.uint32(load_u32(words_d, i) << up) & _SIGN) ^ d))
+        value = load_f32(acc, i) + float_of(np.uint32(np.uint32(shift_left(load_u32(words, i), up) & _SIGN) ^ a))
+        value = value + float_of(np.uint32(np.uint32(shift_left(load_u32(words_b, i), up) & _SIGN) ^ b))
+        value = value + float_of(np.uint32(np.uint32(shift_left(load_u32(words_c, i), up) & _SIGN) ^ c))
+        value = value + float_of(np.uint32(np.uint32(shift_left(load_u32(words_d, i), up) & _SIGN) ^ d))
         store_f32(acc, i, value)
 
 
@@ -84,14 +96,14 @@ def _add_bfloat_signs(acc, words, bit, scale, bits, shift, nearest, count):  # t
     up, magnitude, down = np.uint32(31 - bit), bits_of(scale), np.uint32(shift)
     if nearest:
         for i in range(count):
-            sign = np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN)
+            sign = np.uint32(shift_left(load_u32(words, i), up) & _SIGN)
             value = bfloat_value(load_u16(acc, i)) + float_of(np.uint32(sign ^ magnitude))
             store_u16(acc, i, np.uint16(bfloat_nearest(bits_of(value)) >> _U16))
     else:
         for i in range(count):
-            sign = np.uint32(np.uint32(load_u32(words, i) << up) & _SIGN)
+            sign = np.uint32(shift_left(load_u32(words, i), up) & _SIGN)
             value = bfloat_value(load_u16(acc, i)) + float_of(np.uint32(sign ^ magnitude))
-            dither = np.uint32(np.uint32(load_u32(bits, i) >> down) & np.uint32(0xFFFF))
+            dither = np.uint32(shift_right(load_u32(bits, i), down) & np.uint32(0xFFFF))
             store_u16(acc, i, np.uint16(bfloat_dithered(bits_of(value), dither) >> _U16))
 
 

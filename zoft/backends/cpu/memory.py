@@ -49,6 +49,17 @@ def _caster(source: types.Type, target: types.Type, llvm: Any) -> Any:
     return cast
 
 
+def _shifter(name: str) -> Any:
+    @intrinsic
+    def shift(typingctx: Any, word: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, name)(*arguments)
+
+        return types.uint32(types.uint32, types.uint32), codegen
+
+    return shift
+
+
 load_f32, store_f32 = _loader(types.float32), _storer(types.float32)
 load_f64, store_f64 = _loader(types.float64), _storer(types.float64)
 load_u32, store_u32 = _loader(types.uint32), _storer(types.uint32)
@@ -56,5 +67,7 @@ load_u16, store_u16 = _loader(types.uint16), _storer(types.uint16)
 load_i16 = _loader(types.int16)
 load_i8, store_i8 = _loader(types.int8), _storer(types.int8)
 load_i64 = _loader(types.int64)
+# shifts by a variable count, [0, 32): numba's own operators widen to 64 bits and LLVM cannot undo it, which halves the lanes
+shift_left, shift_right = _shifter("shl"), _shifter("lshr")
 bits_of = _caster(types.float32, types.uint32, ir.IntType(32))  # float32 -> uint32, the same bits
 float_of = _caster(types.uint32, types.float32, ir.FloatType())  # and back

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from zoft.backends.base import Move, Rounding, Target
-from zoft.directions import Direction, Distribution, Domain
+from zoft.directions import Distribution, Domain
 from zoft.errors import UsageError
 
 TILE_COLUMNS = 512  # a tile of 8 rows of float32 is 16 KiB

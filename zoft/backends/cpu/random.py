@@ -8,7 +8,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from zoft.backends.cpu.memory import bits_of, float_of, load_f32, load_u32, store_f32, store_u32
+from zoft.backends.cpu.memory import (
+    bits_of,
+    float_of,
+    load_f32,
+    load_u32,
+    shift_left,
+    shift_right,
+    store_f32,
+    store_u32,
+)
 from zoft.directions import gaussian, philox
 
 _LOW = np.uint64(0xFFFFFFFF)
@@ -126,7 +135,7 @@ def spread_signs(z, words, stride, lanes, columns, shift, count):  # type: ignor
             base = first + 32 * w
             low, high = max(0, -base), min(32, count - base)
             for bit in range(low, high):
-                sign = np.uint32(np.uint32(word >> np.uint32(bit)) << np.uint32(31))
+                sign = shift_left(shift_right(word, np.uint32(bit)), np.uint32(31))
                 store_f32(z, (base + bit) * columns + lane % columns, float_of(np.uint32(sign | bits_of(_ONE))))
 
 
@@ -146,5 +155,5 @@ def spread_bits(bits, words, stride, lanes, columns, shift, count):  # type: ign
         first = (lane // columns) * 8 - shift
         for row in range(max(0, -first), min(8, count - first)):
             word = load_u32(words, (row >> 1) * stride + lane)
-            half = np.uint32(np.uint32(word >> np.uint32((row & 1) * 16)) & np.uint32(0xFFFF))
+            half = np.uint32(shift_right(word, np.uint32((row & 1) * 16)) & np.uint32(0xFFFF))
             store_u32(bits, (first + row) * columns + lane % columns, half)
