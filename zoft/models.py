@@ -58,7 +58,7 @@ def load_tokenizer(name: str, architecture: Architecture = "causal") -> Any:
     """
     from transformers import AutoTokenizer
 
-    folder = _base_of(name) if not _has_tokenizer(name) else name
+    folder = name if _has_tokenizer(name) else _base_of(name)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
@@ -229,7 +229,7 @@ def _base_of(name: str) -> str:
 
 def _has_tokenizer(name: str) -> bool:
     folder = Path(name).expanduser()
-    return not folder.is_dir() or any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
+    return any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
 
 
 def _first_line(error: Exception) -> str:

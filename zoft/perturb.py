@@ -7,6 +7,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -101,7 +102,7 @@ def in_place_path(population: Sequence[Point]) -> list[Move]:
     For (+eps z, -eps z): +eps, -2 eps, +eps.
     """
     stops: list[Point] = [(), *population, ()]
-    return [_between(start, stop) for start, stop in zip(stops, stops[1:], strict=False)]
+    return [_between(start, stop) for start, stop in pairwise(stops)]
 
 
 def _between(start: Point, stop: Point) -> Move:

@@ -73,7 +73,9 @@ class ReadOnlyView:
                         "a read-only perturbation cannot reach; freeze it or use perturbation=in_place"
                     ) from None
                 self._whole_pass.append(error.slot)
-                logger.info("%s is read outside its module: its perturbed copy is held for a whole pass", error.slot.name)
+                logger.info(
+                    "%s is read outside its module: its perturbed copy is held for a whole pass", error.slot.name
+                )
         self._passes += 1
         if self._passes == 1:
             self._report_unused()
@@ -149,7 +151,7 @@ class _Displaced(NamedTuple):
 
     slot: Slot
     scratch: torch.Tensor
-    held: list[tuple[nn.Module, str, torch.Tensor | None]]  # module, attribute, and what it showed before
+    held: Sequence[tuple[nn.Module, str, torch.Tensor | None]]  # module, attribute, and what it showed before
 
 
 class _Stack:

@@ -107,7 +107,9 @@ class ParameterSpace:
         mine = dict(self.residuals())
         if mine.keys() != residuals.keys():
             odd = sorted(mine.keys() ^ residuals.keys())
-            raise UsageError(f"the checkpoint's residual bits do not match this model's weights: {', '.join(odd[:3])} …")
+            raise UsageError(
+                f"the checkpoint's residual bits do not match this model's weights: {', '.join(odd[:3])} …"
+            )
         for name, bits in residuals.items():
             mine[name].copy_(bits)
 
@@ -157,13 +159,17 @@ def _merge_aliases(trainable: dict[str, nn.Parameter]) -> dict[str, list[nn.Para
             merged[name] = [weight]
             continue
         start = weight.data_ptr()
-        stop = start + weight.element_size() * (1 + sum((n - 1) * s for n, s in zip(weight.shape, weight.stride(), strict=True)))
+        stop = start + weight.element_size() * (
+            1 + sum((n - 1) * s for n, s in zip(weight.shape, weight.stride(), strict=True))
+        )
         ranges = by_storage[weight.untyped_storage().data_ptr()]
         for other_start, other_stop, other in ranges:
             if start < other_stop and other_start < stop:
                 twin = merged[other][0]
                 if (start, weight.shape, weight.stride()) != (other_start, twin.shape, twin.stride()):
-                    raise UsageError(f"parameters {other!r} and {name!r} overlap in memory without being the same tensor")
+                    raise UsageError(
+                        f"parameters {other!r} and {name!r} overlap in memory without being the same tensor"
+                    )
                 merged[other].append(weight)
                 break
         else:

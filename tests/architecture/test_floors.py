@@ -17,6 +17,8 @@ SIDEWAYS = {
     ("finetune", "quickstart"): "a run of recipe=quickstart is assembled by finetune",
     ("directions", "naming"): "a direction is addressed by the stream of a name",
     ("optimizer", "estimators"): "the optimizer spends the estimates that an estimator makes",
+    ("trajectory", "optimizer"): "the log is written beside the optimizer and read back into one",
+    ("trajectory", "estimators"): "replay repeats the points at which an in-place estimator took its losses",
     ("perturb", "read_only"): "the population's losses are taken through read-only views",
 }
 GROUND = {"errors"}  # below everything: imports nothing of zoft
@@ -39,7 +41,7 @@ OWN_SUBJECT = {
     "zoft/backends": {"numba", "triton"},
     "zoft/report": {"matplotlib"},
     "zoft/quickstart": {"transformers", "matplotlib"},
-    "zoft/finetune/": {"transformers"},
+    "zoft/finetune/": {"transformers", "accelerate"},
     "kernels/torch-ext/zoft_kernels": {"triton"},
 }
 # Never imported at the top by the modules through which the command line checks its input.

@@ -6,7 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 
-WORDS = ["a", "the", "film", "was", "It", "good", "bad", "dull", "bright", "plot", "Yes", "No", "great", "terrible", "?", "."]
+WORDS = [
+    "a",
+    "the",
+    "film",
+    "was",
+    "It",
+    "good",
+    "bad",
+    "dull",
+    "bright",
+    "plot",
+    "Yes",
+    "No",
+    "great",
+    "terrible",
+    "?",
+    ".",
+]
 SIZE = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 130}
 
 
@@ -46,7 +63,9 @@ def tiny_folder(tmp_path_factory):
             config = hf.OPTConfig(vocab_size=vocabulary, ffn_dim=32, word_embed_proj_dim=16, pad_token_id=1, **SIZE)
             model = hf.OPTForCausalLM(config)
         elif kind == "llama":
-            config = hf.LlamaConfig(vocab_size=vocabulary, intermediate_size=32, num_key_value_heads=1, pad_token_id=1, **SIZE)
+            config = hf.LlamaConfig(
+                vocab_size=vocabulary, intermediate_size=32, num_key_value_heads=1, pad_token_id=1, **SIZE
+            )
             model = hf.LlamaForCausalLM(config)
         else:
             config = hf.RobertaConfig(vocab_size=vocabulary, intermediate_size=32, type_vocab_size=1, **SIZE)

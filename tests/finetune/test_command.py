@@ -42,7 +42,9 @@ def test_a_run_leaves_model_log_picture_and_summary(arguments, tmp_path: Path) -
 
     assert main(arguments()) == 0
     out = tmp_path / "out"
-    assert {"summary.json", "settings.json", "run.png", "trainer_state.json", "model.safetensors"} <= {p.name for p in out.iterdir()}
+    assert {"summary.json", "settings.json", "run.png", "trainer_state.json", "model.safetensors"} <= {
+        p.name for p in out.iterdir()
+    }
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     assert model.generate(**tokenizer("the film was", return_tensors="pt"), max_new_tokens=2).shape[1] > 3
 
@@ -68,7 +70,9 @@ def test_an_earlier_run_is_not_written_over(arguments, tmp_path: Path, capsys) -
 
 def test_resume_goes_on_where_the_checkpoint_was(arguments, tmp_path: Path) -> None:
     assert main(arguments(output_dir=tmp_path / "whole", save_strategy="steps", save_steps=2)) == 0
-    assert main(arguments(output_dir=tmp_path / "part", save_strategy="steps", save_steps=2, resume_from_checkpoint=tmp_path / "whole/checkpoint-2")) == 0  # fmt: skip
+    checkpoint = tmp_path / "whole/checkpoint-2"
+    changes = {"output_dir": tmp_path / "part", "save_strategy": "steps", "save_steps": 2}
+    assert main(arguments(**changes, resume_from_checkpoint=checkpoint)) == 0
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "part/model.safetensors").read_bytes()
 
 
@@ -110,7 +114,9 @@ def test_bad_data(arguments, capsys, tmp_path: Path) -> None:
 
 
 def test_own_data_by_template(arguments, tmp_path: Path) -> None:
-    rows = [{"text": f"the plot was {word}", "stars": stars} for word, stars in (("dull", "low"), ("bright", "high"))] * 20
+    rows = [
+        {"text": f"the plot was {word}", "stars": stars} for word, stars in (("dull", "low"), ("bright", "high"))
+    ] * 20
     own = write(tmp_path / "own.jsonl", rows)
     changes = {"task": "custom", "train_file": own, "template": "{text} . It was", "label_column": "stars"}
     assert main(arguments(**changes, label_words="{low: bad, high: good}")) == 0

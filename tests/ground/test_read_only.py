@@ -77,7 +77,14 @@ def test_forward_sees_the_perturbed_weights_and_leaves_them(model: TiedLM) -> No
 
 def test_tied_weights_are_one_parameter(model: TiedLM) -> None:
     space = ParameterSpace(model)
-    assert [slot.name for slot in space.slots] == ["scale", "embed.weight", "norm.weight", "norm.bias", "hidden.weight", "hidden.bias"]
+    assert [slot.name for slot in space.slots] == [
+        "scale",
+        "embed.weight",
+        "norm.weight",
+        "norm.bias",
+        "hidden.weight",
+        "hidden.bias",
+    ]
     assert {id(module) for module, _ in space.slots[1].owners} == {id(model.embed), id(model.head)}
 
 
@@ -139,7 +146,9 @@ def test_two_thousand_steps_at_learning_rate_zero_change_no_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", [nn.Conv1d(3, 4, 2), nn.LSTM(4, 5), nn.GRU(4, 5), nn.BatchNorm1d(3), nn.Bilinear(4, 4, 2)], ids=lambda m: type(m).__name__
+    "module",
+    [nn.Conv1d(3, 4, 2), nn.LSTM(4, 5), nn.GRU(4, 5), nn.BatchNorm1d(3), nn.Bilinear(4, 4, 2)],
+    ids=lambda m: type(m).__name__,
 )
 def test_plain_modules_see_the_perturbed_weights(module: nn.Module) -> None:
     x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
@@ -263,7 +272,7 @@ def test_quantised_weights_cannot_be_trained_themselves() -> None:
     module.weight.requires_grad = False
     ParameterSpace(module)  # the bias alone is fine
     complex_weight = nn.Linear(2, 2, dtype=torch.complex64)
-    with pytest.raises(UsageError, match="'weight' is torch.complex64"):
+    with pytest.raises(UsageError, match=r"'weight' is torch\.complex64"):
         ParameterSpace(complex_weight)
 
 

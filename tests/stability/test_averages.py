@@ -56,7 +56,7 @@ def test_the_signal_fraction_is_found(fraction) -> None:
             used.append(average.lower())
     value, error = average.read()
     assert abs(value - fraction) < 4.0 * error and error < 0.2
-    assert 0.0 < min(used) and max(used) < 5.0 * fraction
+    assert min(used) > 0.0 and max(used) < 5.0 * fraction
     assert sum(used) / len(used) == pytest.approx(fraction, rel=0.5)
 
 

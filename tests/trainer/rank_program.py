@@ -30,11 +30,23 @@ def main(folder: str, accumulation: str, with_callback: str) -> None:
     }  # fmt: skip
     if with_callback == "callback":
         trainer = Trainer(model, TrainingArguments(**arguments), train_dataset=rows, callbacks=[ZOCallback()])
+    elif with_callback == "capped":
+        arguments |= {"learning_rate": 10.0, "max_steps": 12}
+        trainer = ZOTrainer(model, ZOConfig(**arguments, stability_every=2), train_dataset=rows)
     else:
         trainer = ZOTrainer(model, ZOConfig(**arguments), train_dataset=rows)
+    trainer.create_optimizer()
+    rates: list[float] = []
+    trainer.zo.observers.append(lambda step: rates.append(step.lr))
     trainer.train()
     rank = int(os.environ.get("RANK", "0"))
-    result = {"print": trainer.zo.space.fingerprint(), "world": trainer.args.world_size, "loss": trainer.zo.last.estimate.loss}
+    result = {
+        "print": trainer.zo.space.fingerprint(),
+        "world": trainer.args.world_size,
+        "loss": trainer.zo.last.estimate.loss,
+        "lrs": rates,
+        "stability": trainer.zo.governor.metrics(),
+    }
     Path(folder, f"rank{rank}-{with_callback}.json").write_text(json.dumps(result))
 
 

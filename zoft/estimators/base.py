@@ -9,6 +9,7 @@ from zoft.backends import Point
 from zoft.directions import Direction
 from zoft.estimate import Estimate
 
+
 class Estimator(ABC):
     """Losses at a population of points in, an Estimate out. It never sees a model, a batch or a gradient."""
 

@@ -65,9 +65,11 @@ def _data(run: RunSettings, architecture: Architecture) -> tuple[Task, Splits]:
         from zoft.quickstart.task import QUICKSTART as task
         from zoft.quickstart.task import examples
 
-        parts = {name: tuple(examples(name))[:number] for name, number in
-                 (("train", run.num_train), ("dev", run.num_dev), ("test", run.num_test))}  # fmt: skip
-        return task, Splits(**parts)
+        train, dev, test = (
+            tuple(examples(name))[:number]
+            for name, number in (("train", run.num_train), ("dev", run.num_dev), ("test", run.num_test))
+        )
+        return task, Splits(train, dev, test)
     task = resolve(run.task, run.template, run.label_words, run.label_column).prompted_for(architecture)
     splits = load_splits(
         task,

@@ -50,7 +50,9 @@ def finetune(config: RunConfig) -> Summary:
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(
-        tags=["zoft", "zeroth-order"], dataset=materials.task.hub and materials.task.hub.repository, tasks=materials.task.name
+        tags=["zoft", "zeroth-order"],
+        dataset=materials.task.hub and materials.task.hub.repository,
+        tasks=materials.task.name,
     )
     summary = Summary.of(config, trainer, result.metrics, before, after)
     if speak:

@@ -30,7 +30,12 @@ class Summary:
 
     @classmethod
     def of(
-        cls, config: RunConfig, trainer: ZOTrainer, training: dict[str, float], before: dict[str, float], after: dict[str, float]
+        cls,
+        config: RunConfig,
+        trainer: ZOTrainer,
+        training: dict[str, float],
+        before: dict[str, float],
+        after: dict[str, float],
     ) -> Summary:
         """From the metrics of Trainer."""
         metric = next(key for key in after if key.startswith("test_") and key not in _NOT_METRICS)
@@ -47,7 +52,13 @@ class Summary:
 
 
 KEPT = {"log": "trajectory.zoft", "metrics": "trainer_state.json"}  # what it is: file
-_NOT_METRICS = {"test_loss", "test_runtime", "test_samples_per_second", "test_steps_per_second", "test_model_preparation_time"}
+_NOT_METRICS = {
+    "test_loss",
+    "test_runtime",
+    "test_samples_per_second",
+    "test_steps_per_second",
+    "test_model_preparation_time",
+}
 
 
 def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, compare: bool) -> str:

@@ -53,8 +53,8 @@ class SignalFraction:
     One window keeps, with the weights of `Average`,  S = mean p1 p2,  P = mean p^2  and the standard error of their
     ratio by linearisation: r = p1 p2 - sf p^2,  V <- (1 - w)^2 V + w^2 r^2,  error = sqrt(V) / P. As sf falls, p1 p2
     becomes noise of size P around sf P, and N steps are needed where N >> 1 / sf^2. Therefore windows of 32 to 8,192
-    steps run side by side. The shortest one whose error is below a third of sf speaks, else the longest; and no window is
-    believed beyond what any other one allows (value + 2 errors), because among five of them some are lucky.
+    steps run side by side. The shortest one whose error is below a third of sf speaks, else the longest; and no window
+    is believed beyond what any other one allows (value + 2 errors), because among five of them some are lucky.
 
     Batches drawn without replacement: with B of N examples in a batch the mean of p1 p2 lies sigma^2 / (N - 1) below
     ||g||^2, because two disjoint halves are negatively correlated; p1 p2 + (B / N)(p^2 - p1 p2) takes it out exactly

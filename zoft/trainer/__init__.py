@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _MEMBERS = {
+    "StabilityCallback": "zoft.trainer.stability_callback",
     "ZOCallback": "zoft.trainer.zo_callback",
     "ZOConfig": "zoft.trainer.zo_config",
     "ZOMixin": "zoft.trainer.mixin",

@@ -64,8 +64,9 @@ class ZOMixin(_Base):
         """The zeroth-order optimizer over whatever is trainable now; from here to the end of `train` all is frozen."""
         if self.optimizer is None:
             settings = self.zo_settings
+            trained: Any = self.model if model is None else model
             self.zo = ZOOptimizer(
-                self.model if model is None else model,
+                trained,
                 lr=self.args.learning_rate,
                 eps=settings.zo_eps,
                 directions=settings.zo_directions,
@@ -143,13 +144,17 @@ class ZOMixin(_Base):
         """
         assert self.zo is not None, "training_step runs after create_optimizer"
         if self.zo.steps < self.state.global_step:
-            logger.warning("no optimizer state in the checkpoint: directions go on from step %d", self.state.global_step)
+            logger.warning(
+                "no optimizer state in the checkpoint: directions go on from step %d", self.state.global_step
+            )
             self.zo.steps = self.state.global_step
         model.train()
         inputs = self._prepare_inputs(inputs)
         scaled = self.loss_is_scaled_for_ga
         if scaled is None:
-            scaled = (self.model_accepts_loss_kwargs and num_items_in_batch is not None) or self.compute_loss_func is not None
+            scaled = (
+                self.model_accepts_loss_kwargs and num_items_in_batch is not None
+            ) or self.compute_loss_func is not None
         per_rank = 1 if scaled else self.current_gradient_accumulation_steps
         over_all = scaled and num_items_in_batch is not None and self.args.average_tokens_across_devices
         divisor = 1 if over_all else per_rank * self.args.world_size

@@ -17,7 +17,10 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         "use dtype=float16 or dtype=bfloat16 for 16-bit weights, or bf16=true for mixed precision",
     ),
     "deepspeed": (bool, "DeepSpeed partitions gradients and optimizer states, and there are none; leave it out"),
-    "gradient_checkpointing": (bool, "no activations are kept for a backward pass, so nothing is saved; set it to false"),
+    "gradient_checkpointing": (
+        bool,
+        "no activations are kept for a backward pass, so nothing is saved; set it to false",
+    ),
     "activation_checkpointing": (bool, "no activations are kept for a backward pass; set it to false"),
     "neftune_noise_alpha": (bool, "noise in the embeddings would differ between the two losses compared; leave it out"),
     "auto_find_batch_size": (bool, "a smaller batch after a failure is a different run; set the batch size yourself"),

@@ -13,7 +13,6 @@ from zoft.optimizer import ZOOptimizer
 from zoft.trainer.mixin import ZOMixin
 from zoft.trainer.settings import ZOSettings
 
-
 # Their own training_step only wraps Trainer's (activation offloading, evaluation of the same loss).
 KNOWN_STEPS = ("trl.trainer.sft_trainer", "transformers.")
 
@@ -34,7 +33,9 @@ class ZOCallback(TrainerCallback):
     def __init__(self, **settings: Any) -> None:
         unknown = settings.keys() - ZOSettings.__dataclass_fields__.keys()
         if unknown:
-            raise UsageError(f"ZOCallback has no setting {', '.join(sorted(unknown))}; see zoft.trainer.settings.ZOSettings")
+            raise UsageError(
+                f"ZOCallback has no setting {', '.join(sorted(unknown))}; see zoft.trainer.settings.ZOSettings"
+            )
         self.settings = ZOSettings(**settings)
 
     def attach(self, trainer: Trainer) -> Trainer:
@@ -63,7 +64,9 @@ class ZOCallback(TrainerCallback):
                     self.attach(trainer)
                 return
             frame = frame.f_back
-        raise UsageError("ZOCallback could not find its trainer; call ZOCallback(...).attach(trainer) after building it")
+        raise UsageError(
+            "ZOCallback could not find its trainer; call ZOCallback(...).attach(trainer) after building it"
+        )
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         if not isinstance(getattr(optimizer, "optimizer", optimizer), ZOOptimizer):  # accelerate wraps it

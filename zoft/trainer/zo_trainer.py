@@ -41,7 +41,9 @@ class ZOTrainer(ZOMixin, Trainer):
         """
         args = ZOConfig() if args is None else args
         if not isinstance(args, ZOConfig):
-            raise UsageError(f"ZOTrainer takes a ZOConfig, but {type(args).__name__} was given; for a stock Trainer use ZOCallback")
+            raise UsageError(
+                f"ZOTrainer takes a ZOConfig, but {type(args).__name__} was given; for a stock Trainer use ZOCallback"
+            )
         self.objective = objective
         super().__init__(model, args, **kwargs)
         if objective is not None:

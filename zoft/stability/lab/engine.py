@@ -43,7 +43,8 @@ class Engine:
         beta2: float = 0.99,
         batch: int | None = None,
     ) -> None:
-        self.model, self.inputs, self.labels, self.loss = model, inputs, labels, loss
+        self.model, self.inputs, self.labels = model, inputs, labels
+        self.loss: Loss = loss
         self.lr, self.eps, self.directions, self.rule, self.beta, self.beta2 = lr, eps, directions, rule, beta, beta2
         self.source = DirectionSource(seed, distribution)
         self.batch = batch if batch is not None and batch < len(inputs) else None

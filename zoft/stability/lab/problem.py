@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ def digits(images: int = 500, dtype: torch.dtype = torch.float32) -> tuple[torch
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UsageError("task=eos reads scikit-learn's digits; install it with: pip install scikit-learn") from error
-    data = load_digits()
+    data: Any = load_digits()
     pixels = torch.tensor(data.data[:images] / 16.0, dtype=torch.float64)
     return (pixels - pixels.mean(0)).to(dtype), torch.tensor(data.target[:images], dtype=torch.long)
 

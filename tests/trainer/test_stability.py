@@ -1,0 +1,129 @@
+"""The monitor inside a Trainer: what is logged, two processes, learning_rate=auto, and first-order runs."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoft.errors import UsageError
+from zoft.estimate import Flag
+from zoft.objectives import LanguageModelling
+from zoft.trainer import StabilityCallback, ZOConfig, ZOTrainer
+
+METRICS = {
+    "trace", "trace_stderr", "noise_paid", "drift", "lr_requested", "lr_used", "bound",
+}  # fmt: skip
+
+
+def collate(items):
+    ids = torch.stack([item["input_ids"] for item in items])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
+def trained(model, arguments, rows, **changes):
+    trainer = ZOTrainer(
+        model, ZOConfig(**{**arguments, **changes}), train_dataset=rows, data_collator=collate,
+        objective=LanguageModelling(),
+    )  # fmt: skip
+    flags = []
+    trainer.create_optimizer()
+    trainer.zo.observers.append(lambda step: flags.append(step.flags))
+    trainer.train()
+    return trainer, flags
+
+
+def test_metrics_reach_the_log_and_the_rate_used_is_the_rate_logged(tiny_model, arguments, rows) -> None:
+    trainer, flags = trained(tiny_model(), arguments, rows, learning_rate=10.0, max_steps=12)
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert all({f"stability/{name}" for name in METRICS} <= entry.keys() for entry in entries)
+    assert "stability/signal_fraction" in entries[-1]  # from the examples of a batch, without accumulation
+    for entry in entries:
+        assert entry["learning_rate"] == entry["stability/lr_used"] < entry["stability/lr_requested"] == 10.0
+    assert set(flags) == {Flag.CAPPED}
+
+
+def test_report_leaves_the_run_as_it_was(tiny_model, arguments, rows) -> None:
+    prints = set()
+    for stability in ("off", "report"):
+        trainer, _ = trained(tiny_model(), arguments, rows, stability=stability, guard="off")
+        prints.add(trainer.zo.space.fingerprint())
+        assert ("stability/trace" in trainer.state.log_history[0]) == (stability == "report")
+    assert len(prints) == 1
+
+
+def test_auto_moves_after_measuring_and_lowers_the_loss(tiny_model, arguments, rows) -> None:
+    trainer, _ = trained(
+        tiny_model(), arguments, rows[:16], learning_rate="auto", max_steps=60, stability_auto_steps=8, logging_steps=4,
+        stability_auto_margin=0.5,
+    )  # fmt: skip
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "loss" in entry]
+    assert rates[0] == rates[1] == 0.0 and all(rate > 0.0 for rate in rates[3:])
+
+
+def test_auto_needs_the_monitor(arguments) -> None:
+    with pytest.raises(UsageError, match="learning_rate=auto is chosen by the stability monitor"):
+        ZOConfig(**{**arguments, "learning_rate": "auto", "stability": "off"})
+
+
+def test_resume_equals_an_uninterrupted_capped_run(tiny_model, arguments, rows) -> None:
+    changes = {"save_strategy": "steps", "save_steps": 4, "max_steps": 8, "learning_rate": 10.0}
+    whole, _ = trained(tiny_model(), arguments, rows, **changes)
+    resumed = ZOTrainer(
+        tiny_model(), ZOConfig(**{**arguments, **changes}), train_dataset=rows, data_collator=collate,
+        objective=LanguageModelling(),
+    )  # fmt: skip
+    resumed.train(resume_from_checkpoint=f"{arguments['output_dir']}/checkpoint-4")
+    assert resumed.zo.space.fingerprint() == whole.zo.space.fingerprint()
+    assert resumed.zo.governor.metrics() == whole.zo.governor.metrics()
+
+
+@pytest.mark.slow
+def test_two_processes_take_one_reading_and_one_cap(tmp_path: Path) -> None:
+    """Also the cap and the readings of one process that accumulates the same micro-batches."""
+    from tests.trainer.test_processes import launch
+
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    one = launch([sys.executable], tmp_path / "one", "2", "capped")
+    two = launch(torchrun, tmp_path / "two", "1", "capped")
+    assert [rank["world"] for rank in one + two] == [1, 2, 2]
+    assert one[0]["lrs"] == two[0]["lrs"] == two[1]["lrs"] and max(one[0]["lrs"]) < 10.0
+    assert one[0]["stability"] == two[0]["stability"] == two[1]["stability"]
+    assert len({json.dumps(rank["print"]) for rank in one + two}) == 1
+
+
+def first_order(model, arguments, rows, callback, **changes):
+    from transformers import Trainer, TrainingArguments
+
+    trainer = Trainer(
+        model, TrainingArguments(**{**arguments, "optim": "sgd", **changes}), train_dataset=rows, callbacks=[callback]
+    )
+    trainer.train()
+    return trainer
+
+
+def test_a_first_order_run_is_measured_and_left_alone(tiny_model, arguments, rows, caplog) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    plain = Trainer(tiny_model(), TrainingArguments(**{**arguments, "optim": "sgd"}), train_dataset=rows)
+    plain.train()
+    watched = first_order(tiny_model(), arguments, rows, StabilityCallback(every=2))
+    for mine, theirs in zip(watched.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    entry = watched.state.log_history[-2]
+    assert entry["stability/lr_used"] == 1e-3 and "stability/sharpness" in entry and "stability/trace" in entry
+
+
+def test_a_first_order_run_is_capped_when_asked(tiny_model, arguments, rows) -> None:
+    trainer = first_order(
+        tiny_model(), arguments, rows, StabilityCallback(every=1, cap=True), learning_rate=1e4, max_steps=3,
+        logging_steps=1,
+    )  # fmt: skip
+    entries = [entry for entry in trainer.state.log_history if "stability/edge_high" in entry]
+    assert entries and all(entry["stability/lr_used"] <= entry["stability/edge_high"] for entry in entries)
+
+
+def test_a_zeroth_order_trainer_has_its_own(tiny_model, arguments, rows) -> None:
+    with pytest.raises(UsageError, match="has its own monitor"):
+        ZOTrainer(tiny_model(), ZOConfig(**arguments), train_dataset=rows, callbacks=[StabilityCallback()])

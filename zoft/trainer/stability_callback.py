@@ -1,0 +1,141 @@
+"""The stability monitor for a Trainer that uses gradients: sharpness against 2 / lr, from losses alone."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from zoft.errors import UsageError
+from zoft.stability.probes import Prober
+from zoft.stability.theory import first_order_critical_lr
+
+logger = logging.getLogger(__name__)
+
+
+class StabilityCallback(TrainerCallback):
+    """`Trainer(..., callbacks=[StabilityCallback()])`: measures, logs, warns; lowers the learning rate only if asked.
+
+    A first-order step is stable below 2 (1 + beta) / lambda_max (12). Along the gradient the curvature is the Rayleigh
+    quotient g'Hg / ||g||^2 <= lambda_max, which the losses at w + r g/||g|| and w - r g/||g|| tell: right after the
+    backward pass of a step, on the batch of that step, at the cost of two forwards and a centre. It is what the step
+    itself will meet, and a lower bound of lambda_max. The trace comes from seeded Rademacher probes beside it.
+
+    A zeroth-order trainer (ZOTrainer, or a Trainer with ZOCallback) has its own monitor; there this callback refuses.
+
+    Adam and other preconditioned rules: the quotient is that of the raw Hessian and 2 / lr is no edge for them; the
+    numbers are logged and no level is claimed.
+
+    Raises:
+        UsageError: the trainer is zeroth-order, or was not found.
+    """
+
+    def __init__(
+        self, every: int = 50, probes: int = 2, radius: float = 2.0**-7, cap: bool = False, margin: float = 1.0
+    ):
+        if every < 1 or probes < 1 or not radius > 0.0 or not margin > 0.0:
+            raise UsageError(
+                f"StabilityCallback needs every >= 1, probes >= 1, radius > 0 and margin > 0, not {every}, {probes}, "
+                f"{radius} and {margin}"
+            )
+        self.every, self.probes, self.radius, self.cap, self.margin = every, probes, radius, cap, margin
+        self.metrics: dict[str, float] = {}
+        self._trainer: Any = None
+        self._inputs: Any = None
+        self._warned = False
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        frame = inspect.currentframe()
+        while frame is not None:
+            trainer = frame.f_locals.get("self")
+            if frame.f_code.co_name == "__init__" and isinstance(trainer, Trainer):
+                self.attach(trainer)
+                return
+            frame = frame.f_back
+
+    def attach(self, trainer: Trainer) -> Trainer:
+        """Watch `trainer`. Returns it."""
+        from zoft.trainer.mixin import ZOMixin
+
+        if isinstance(trainer, ZOMixin):
+            raise UsageError("a zeroth-order trainer has its own monitor: set stability=report or stability=cap")
+        self._trainer = trainer
+        step, log = trainer.training_step, trainer.log
+
+        def training_step(model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+            self._inputs = inputs
+            return step(model, inputs, *args, **kwargs)
+
+        def log_with_metrics(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            log({**logs, **self.metrics} if "loss" in logs else logs, *args, **kwargs)
+
+        trainer.training_step = training_step  # type: ignore[method-assign]
+        trainer.log = log_with_metrics  # type: ignore[method-assign]
+        return trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._trainer is None:
+            raise UsageError("StabilityCallback could not find its trainer; call StabilityCallback().attach(trainer)")
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Gradients are there and not yet spent."""
+        if state.global_step % self.every or self._inputs is None:
+            return
+        trainer, model, optimizer = self._trainer, kwargs["model"], kwargs["optimizer"]
+        inputs = trainer._prepare_inputs(self._inputs)
+        weights = [weight for weight in model.parameters() if weight.requires_grad and weight.grad is not None]
+
+        def loss() -> float:
+            with torch.no_grad(), trainer.compute_loss_context_manager():
+                return float(trainer.compute_loss(model, dict(inputs)))
+
+        random = torch.random.get_rng_state()
+        prober = Prober(model, loss, seed=args.seed)
+        trace = prober.probe(prober.directions(self.probes, step=state.global_step), self.radius, 0.0).trace
+        sharpness = self._along_gradient(weights, prober)
+        torch.random.set_rng_state(random)
+        self._report(optimizer, trace.value, trace.standard_error, sharpness)
+
+    def _along_gradient(self, weights: list[torch.Tensor], prober: Prober) -> float:
+        """g'Hg / ||g||^2 by a second difference along the gradient; the weights are put back from a copy."""
+        norm = math.sqrt(
+            sum(float(weight.grad.double().square().sum()) for weight in weights if weight.grad is not None)
+        )
+        if not (norm > 0.0 and math.isfinite(norm)):
+            return math.nan
+        kept = [weight.detach().clone() for weight in weights]
+        length = self.radius * math.sqrt(prober.space.elements)  # as far as a probe goes
+        losses = []
+        try:
+            for sign in (1.0, -1.0, 0.0):
+                with torch.no_grad():
+                    for weight, start in zip(weights, kept, strict=True):
+                        weight.copy_(start + sign * length / norm * weight.grad)
+                losses += prober.losses([()])
+        finally:
+            with torch.no_grad():
+                for weight, start in zip(weights, kept, strict=True):
+                    weight.copy_(start)
+        return ((losses[0] - losses[2]) + (losses[1] - losses[2])) / length**2
+
+    def _report(self, optimizer: Any, trace: float, error: float, sharpness: float) -> None:
+        group = optimizer.param_groups[0]
+        inner = getattr(optimizer, "optimizer", optimizer)
+        lr, plain = float(group["lr"]), isinstance(inner, torch.optim.SGD)
+        found = {"trace": trace, "trace_stderr": error, "sharpness": sharpness, "lr_requested": lr, "lr_used": lr}
+        if plain and sharpness > 0.0:
+            edge = first_order_critical_lr(sharpness, float(group.get("momentum", 0.0)))
+            found |= {"edge_high": edge}
+            if lr > self.margin * edge:
+                if self.cap:
+                    for each in optimizer.param_groups:
+                        each["lr"] = min(float(each["lr"]), self.margin * edge)
+                    found["lr_used"] = float(group["lr"])
+                elif not self._warned:
+                    self._warned = True
+                    logger.warning("learning rate %.3g is above %.3g = 2 (1 + beta) / sharpness", lr, edge)
+        self.metrics = {f"stability/{name}": value for name, value in found.items() if math.isfinite(value)}
