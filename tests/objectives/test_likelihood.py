@@ -43,8 +43,8 @@ def true_loss(scores, gold):
 def test_scores_and_losses_equal_the_definition(causal, make):
     """Also: padding on the left and whatever shares the batch change nothing."""
     dataset = make()
-    # Gemma 2's softmax is float32 whatever its weights are: float64's smallest number, its mask, becomes -inf there, and
-    # positions that see nothing (padding) become NaN. So it is run in float32.
+    # Gemma 2's softmax is float32 whatever its weights are: float64's smallest number, its mask, becomes -inf there,
+    # and positions that see nothing (padding) become NaN. So it is run in float32.
     single = causal.config.model_type == "gemma2"
     exact = 1e-5 if single else 1e-6
     model = causal if single else causal.double()

@@ -113,6 +113,23 @@ def test_a_prompt_is_the_template_filled():
     assert rte.prompt[slice(*rte.passage)] == "P q." and rte.candidates == ("Yes", "No")
 
 
+def test_each_architecture_gets_its_prompt():
+    row = {"premise": "P.", "hypothesis": "H", "label": 0}
+    prompts = {}
+    for architecture in ("causal", "masked", "classifier"):
+        example = resolve("rte").prompted_for(architecture).example(row, 1)
+        prompts[architecture] = example.prompt, example.candidates[0], example.suffix
+        assert example.prompt[slice(*example.passage)] == "P."
+    assert prompts["causal"][0].endswith("\n") and prompts["causal"][1:] == ("Yes", "")
+    assert prompts["masked"] == ("P. Right?", " Yes", ", H")
+    assert prompts["classifier"][0] == "P. H"
+    for architecture in ("causal", "masked", "classifier"):  # a template of one's own serves all
+        own = resolve("sst2", "I saw {sentence} Verdict: {answer}!").prompted_for(architecture)
+        example = own.example({"sentence": "it .", "label": 1}, 1)
+        assert (example.prompt, example.suffix) == ("I saw it . Verdict:", "!")
+        assert example.prompt[slice(*example.passage)] == "it ."
+
+
 BAD = {
     "missing file": ({"train_file": "absent.tsv"}, "absent.tsv does not exist"),
     "unknown ending": ({"train_file": "x.txt"}, "cannot read .txt; use .json"),

@@ -30,6 +30,7 @@ class Classification(Task):
     label_column: str = "label"
     label_names: tuple[str, ...] = ()  # label number i, as the Hub stores it, is called label_names[i]
     masked_template: str | None = None  # for masked language models; None: `template`
+    classifier_template: str | None = None  # for classification heads; None: the template's columns side by side
     passage_column: str | None = None  # shortened when a prompt is too long; None: the template's first
 
     def __post_init__(self) -> None:
@@ -52,6 +53,9 @@ class Classification(Task):
     def prompted_for(self, architecture: Architecture) -> Classification:
         if architecture == "masked" and self.masked_template is not None:
             return replace(self, template=self.masked_template)
+        if architecture == "classifier":  # a head asks nothing, so no lead-in belongs there
+            columns = " ".join(f"{{{column}}}" for column in _slots(self.template, self.name))
+            return replace(self, template=self.classifier_template or columns)
         return self
 
     def with_settings(
@@ -60,8 +64,7 @@ class Classification(Task):
         changed = super().with_settings(template, label_words, label_column)
         if template is not None:  # a user's template serves every architecture, and names its own passage
             kept = self.passage_column if self.passage_column in _slots(template, self.name) else None
-            changed = replace(changed, masked_template=None, passage_column=kept)
-            object.__setattr__(changed, "passage_column", kept or _slots(template, self.name)[0])
+            changed = replace(changed, masked_template=template, classifier_template=template, passage_column=kept)
         return changed
 
     def example(self, row: Mapping[str, Any], number: int, source: str = "") -> Example:
