@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoft.backends import Rounding
 from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
@@ -91,6 +92,8 @@ class ZOMixin(_Base):
             slot.weight.requires_grad_(False)
         if self.args.world_size > 1:
             require_equal(self.zo.space.norm(), "starting weights (their norm)", self.zo.space.device)
+            rounding = list(Rounding).index(self.zo.space.rounding)  # `auto` looks at each rank's free memory
+            require_equal(rounding, "weight_rounding (set it, instead of auto)", self.zo.space.device)
         return self.optimizer
 
     def _batch_fraction(self) -> float:
