@@ -10,11 +10,13 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 EXPORTS = {
+    "StabilityCallback": "zoft.trainer",
     "UsageError": "zoft.errors",
     "ZOCallback": "zoft.trainer",
     "ZOConfig": "zoft.trainer",
     "ZOOptimizer": "zoft.optimizer",
     "ZOTrainer": "zoft.trainer",
+    "from_trajectory": "zoft.trajectory.publish",
     "load_config": "zoft.config",
 }
 

@@ -25,6 +25,10 @@ class Command:
 
 COMMANDS = {
     "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …"),
+    "probe": Command("zoft.finetune.probe:main", "measure a checkpoint's curvature and the learning rates it allows"),
+    "replay": Command("zoft.trajectory.commands:replay", "rebuild a run's weights from its log: replay BASE LOG OUT"),
+    "pack": Command("zoft.trajectory.commands:pack", "make a folder to publish of a run's log: pack LOG OUT"),
+    "merge": Command("zoft.trajectory.commands:merge", "add up runs from one base: merge BASE OUT LOG=SCALE …"),
     "recipes": Command("zoft.config.listing:recipes", "list the recipes: what each needs and should reach"),
     "configs": Command("zoft.config.listing:configs", "print the path of a launch file: zoft configs NAME"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import zoft
+from zoft import __version__
 from zoft.directions import MAX_INDEX, Distribution
 from zoft.naming import canonical_name
 from zoft.optimizer import ZOOptimizer
@@ -39,6 +39,7 @@ class Header:
     weights: str  # fingerprint of the trained weights before the first record
     frozen: str  # fingerprint of all other parameters
     base: str  # name or folder of the model that training started from; "" if unknown
+    dtype: str  # that the model was loaded in: of its frozen parameters, or of the trained ones if all are trained
     seed: int
     distribution: str
     directions: int  # q: of the population of one step
@@ -107,6 +108,7 @@ def describe(
         weights=trained_fingerprint(space) if hash_weights else "",
         frozen=frozen_fingerprint(optimizer.model, space) if hash_weights else "",
         base=base,
+        dtype=_loaded_dtype(optimizer),
         seed=optimizer.source.seed,
         distribution=optimizer.source.distribution.value,
         directions=optimizer.directions,
@@ -117,8 +119,14 @@ def describe(
         rounding=space.rounding.value,
         first=optimizer.steps,
         rule_state=optimizer.rule_state,
-        versions={"zoft": zoft.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        versions={"zoft": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
+
+
+def _loaded_dtype(optimizer: ZOOptimizer) -> str:
+    trained = {id(slot.weight) for slot in optimizer.space.slots}
+    frozen = (w for w in optimizer.model.parameters() if id(w) not in trained and w.is_floating_point())
+    return str(next(frozen, optimizer.space.slots[0].weight).dtype).removeprefix("torch.")
 
 
 def parameters(space: ParameterSpace) -> tuple[Parameter, ...]:

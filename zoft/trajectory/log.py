@@ -56,6 +56,10 @@ class TrajectoryLog:
         """The number of optimizer steps after the last record."""
         return self.header.first + len(self.steps)
 
+    def on(self, base: str) -> TrajectoryLog:
+        """The same log with another name for its base model."""
+        return replace(self, header=replace(self.header, base=base))
+
     def until(self, step: int | None) -> TrajectoryLog:
         """The part that leads to the weights after `step` optimizer steps; None: all of it.
 

@@ -87,7 +87,7 @@ class Recorder:
         """Leave a mark in a checkpoint folder, after the log is on the disk: call it when a checkpoint is written."""
         self.sync()
         mark = {"steps": self.steps, "check": self._check.hex()}
-        _write_whole(Path(folder) / MARK, json.dumps(mark).encode())
+        write_whole(Path(folder) / MARK, json.dumps(mark).encode())
 
     def close(self) -> None:
         """Sync and close; a second call does nothing."""
@@ -140,7 +140,7 @@ def attach(
 def _begin(header: Header, path: Path, sync_seconds: float) -> Recorder:
     path.parent.mkdir(parents=True, exist_ok=True)
     start = frame(FULL, header.to_json())
-    _write_whole(path, start)
+    write_whole(path, start)
     return Recorder(path, header, 0, start[-DIGEST_BYTES:], sync_seconds)
 
 
@@ -200,7 +200,7 @@ def _set_aside(path: Path) -> None:
     os.replace(path, old)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write a file that is there completely or not at all, whatever happens meanwhile."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
