@@ -53,6 +53,7 @@ class Prober:
         self.model, self.loss = model, loss
         self.space = ParameterSpace(model, backend_name=backend)
         self.source = DirectionSource(seed)
+        self.forwards = 0  # losses taken so far
         self._view: Perturbation = ReadOnly(self.space)
 
     def directions(
@@ -63,8 +64,13 @@ class Prober:
 
     def losses(self, points: Sequence[tuple[Term, ...]]) -> list[float]:
         """The loss at each point w + sum_k s_k z_k."""
+        self.forwards += len(points)
         with evaluation_mode(self.model):
             return self._view.losses(points, lambda: float(self.loss()))
+
+    def point(self, direction: Direction, scale: float) -> tuple[Term, ...]:
+        """w + scale z, as `losses` takes it."""
+        return (Term(direction, scale),)
 
     def probe(self, directions: Sequence[Direction], radius: float, noise: float) -> Probes:
         """Second differences along `directions`: 1 + 2 N losses."""

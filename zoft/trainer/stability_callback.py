@@ -47,6 +47,7 @@ class StabilityCallback(TrainerCallback):
         self._trainer: Any = None
         self._inputs: Any = None
         self._warned = False
+        self._limit = math.inf  # the largest learning rate allowed since the last measurement
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         frame = inspect.currentframe()
@@ -71,7 +72,11 @@ class StabilityCallback(TrainerCallback):
             return step(model, inputs, *args, **kwargs)
 
         def log_with_metrics(logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-            log({**logs, **self.metrics} if "loss" in logs else logs, *args, **kwargs)
+            if "loss" in logs:
+                logs = {**logs, **self.metrics}
+                if "stability/lr_used" in self.metrics and self.cap:
+                    logs["learning_rate"] = self.metrics["stability/lr_used"]
+            log(logs, *args, **kwargs)
 
         trainer.training_step = training_step  # type: ignore[method-assign]
         trainer.log = log_with_metrics  # type: ignore[method-assign]
@@ -83,9 +88,15 @@ class StabilityCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Gradients are there and not yet spent."""
-        if state.global_step % self.every or self._inputs is None:
-            return
-        trainer, model, optimizer = self._trainer, kwargs["model"], kwargs["optimizer"]
+        if state.global_step % self.every == 0 and self._inputs is not None:
+            self._measure(args, state, kwargs["model"], kwargs["optimizer"])
+        if self.cap:  # the scheduler sets the rate anew after every step
+            for group in kwargs["optimizer"].param_groups:
+                group["lr"] = min(float(group["lr"]), self._limit)
+            self.metrics["stability/lr_used"] = float(kwargs["optimizer"].param_groups[0]["lr"])
+
+    def _measure(self, args: Any, state: Any, model: Any, optimizer: Any) -> None:
+        trainer = self._trainer
         inputs = trainer._prepare_inputs(self._inputs)
         weights = [weight for weight in model.parameters() if weight.requires_grad and weight.grad is not None]
 
@@ -130,12 +141,8 @@ class StabilityCallback(TrainerCallback):
         if plain and sharpness > 0.0:
             edge = first_order_critical_lr(sharpness, float(group.get("momentum", 0.0)))
             found |= {"edge_high": edge}
-            if lr > self.margin * edge:
-                if self.cap:
-                    for each in optimizer.param_groups:
-                        each["lr"] = min(float(each["lr"]), self.margin * edge)
-                    found["lr_used"] = float(group["lr"])
-                elif not self._warned:
-                    self._warned = True
-                    logger.warning("learning rate %.3g is above %.3g = 2 (1 + beta) / sharpness", lr, edge)
+            self._limit = self.margin * edge
+            if lr > self._limit and not self.cap and not self._warned:
+                self._warned = True
+                logger.warning("learning rate %.3g is above %.3g = 2 (1 + beta) / sharpness", lr, edge)
         self.metrics = {f"stability/{name}": value for name, value in found.items() if math.isfinite(value)}
