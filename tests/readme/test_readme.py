@@ -35,5 +35,6 @@ def test_every_recipe_named_exists() -> None:
 
     names = {recipe.name for recipe in all_recipes()}
     table = README.read_text().split("## Recipes")[1].split("##")[0]
-    named = {name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
+    rows = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert {name for name in named if "*" not in name} <= names

@@ -89,7 +89,9 @@ class CurvatureWatch:
         radius, group = self.radius, 4 if self.noise is None else 2
         wide = [second_difference(losses[i], losses[i + 1], centre, radius) for i in range(0, len(losses), group)]
         if self.noise is None:
-            near = [second_difference(losses[i + 2], losses[i + 3], centre, radius / 2) for i in range(0, len(losses), 4)]
+            near = [
+                second_difference(losses[i + 2], losses[i + 3], centre, radius / 2) for i in range(0, len(losses), 4)
+            ]
             noise = rounding_noise(wide, near, radius)
             if not math.isfinite(noise):
                 return  # try again in the next step

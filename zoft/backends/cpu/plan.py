@@ -16,7 +16,9 @@ from zoft.errors import UsageError
 TILE_COLUMNS = 512  # a tile of 8 rows of float32 is 16 KiB
 TILE_ELEMENTS = 8 * TILE_COLUMNS
 NARROW = 32  # a parameter with at most this many columns is read as a run of elements
-NARROW_LANES = TILE_ELEMENTS // 4 + 3 * NARROW  # Philox lanes of a narrow tile; not a power of two: rows share no cache set
+NARROW_LANES = (
+    TILE_ELEMENTS // 4 + 3 * NARROW
+)  # Philox lanes of a narrow tile; not a power of two: rows share no cache set
 MAX_SLOTS = 64  # Rademacher terms whose words are held at once (more only where a single move has more)
 RADEMACHER, GAUSSIAN = 0, 1
 ROUNDING_TAG = int(Domain.ROUNDING) << 12
@@ -148,11 +150,19 @@ def describe(target: Target, rounding: Rounding, low_sink: torch.Tensor | None) 
             f"the cpu backend moves float32, bfloat16, float16 and float64 on the CPU, not {weight.dtype} on {weight.device}"
         )
     if out is not None and (out.shape != weight.shape or out.dtype is not weight.dtype or not out.is_contiguous()):
-        raise UsageError(f"`out` must be contiguous {weight.dtype} of shape {tuple(weight.shape)}, not {out.dtype} {tuple(out.shape)}")
+        raise UsageError(
+            f"`out` must be contiguous {weight.dtype} of shape {tuple(weight.shape)}, "
+            f"not {out.dtype} {tuple(out.shape)}"
+        )
     low_source = low = 0
     if kind in (1, 2):
         if residual is not None or rounding.residual_dtype is not None:
-            if residual is None or kind != 1 or residual.dtype is not rounding.residual_dtype or not residual.is_contiguous():
+            if (
+                residual is None
+                or kind != 1
+                or residual.dtype is not rounding.residual_dtype
+                or not residual.is_contiguous()
+            ):
                 given = "no residual" if residual is None else f"a residual of {residual.dtype}"
                 raise UsageError(f"rounding {rounding.value} cannot store {weight.dtype} with {given}")
             low_source = residual.data_ptr()
