@@ -57,7 +57,7 @@ def test_configs_prints_the_path_of_a_launch_file(capsys):
     ("argv", "part"),
     [
         (["finetun"], "unknown command 'finetun'; did you mean finetune?"),
-        (["dance"], "unknown command 'dance'; there are finetune, recipes, configs"),
+        (["dance"], "unknown command 'dance'; there are finetune, "),
         (["configs", "fsdp"], "unknown launch file 'fsdp'; did you mean fsdp2?"),
         (["configs", "a", "b"], "takes one name"),
         (["recipes", "all"], "takes no arguments"),

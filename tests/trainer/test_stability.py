@@ -145,3 +145,35 @@ def test_a_first_order_run_is_capped_only_when_asked(arguments, rows, cap, caplo
 def test_a_zeroth_order_trainer_has_its_own(tiny_model, arguments, rows) -> None:
     with pytest.raises(UsageError, match="has its own monitor"):
         ZOTrainer(tiny_model(), ZOConfig(**arguments), train_dataset=rows, callbacks=[StabilityCallback()])
+
+
+def test_jumps_that_persist_are_rewound_through_the_trajectory(tiny_model, arguments, rows) -> None:
+    """Losses jump for six steps: the weights go back to those of an earlier step, and log and weights still agree."""
+    from zoft.trajectory import TrajectoryLog, replay
+
+    class Jumps(ZOTrainer):
+        def compute_loss(self, *args, **kwargs):
+            jumps = 50 <= self.state.global_step < 56
+            return super().compute_loss(*args, **kwargs) + (100.0 if jumps else 0.0)
+
+    changes = {"guard": "rewind", "guard_patience": 5, "max_steps": 70, "zo_rule": "momentum", "zo_trajectory": True}
+    trainer = Jumps(tiny_model(), ZOConfig(**{**arguments, **changes}), train_dataset=rows)
+    trainer.create_optimizer()
+    seen: list[tuple[int, str, float]] = []
+
+    def remember(step) -> None:
+        seen.append((step.index, trainer.zo.space.fingerprint(), step.lr))
+
+    trainer.zo.observers.append(remember)
+    trainer.train()
+    rewinding = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "Rewinding")
+    assert rewinding.rewinds == [(55, 30)]
+    back = [position for position in range(1, len(seen)) if seen[position][0] <= seen[position - 1][0]]
+    assert back == [55] and seen[55][0] == 30 and trainer.zo.steps == 45
+    assert seen[55][2] <= 0.5 * arguments["learning_rate"]
+    log = TrajectoryLog.read(Path(arguments["output_dir"]) / "trajectory.zoft")
+    assert log.end == trainer.zo.steps
+    model = tiny_model()
+    replay(model, log)
+    for mine, theirs in zip(model.parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from zoft.governor import Decision, Evidence, Request
@@ -18,12 +19,14 @@ class Steering:
 
     def __init__(self, monitor: StabilityMonitor | None, guard: Guard | None) -> None:
         self.monitor, self.guard = monitor, guard
+        self.scale = 1.0  # of the learning rate asked for; halved by every rewind
         self.rewind_wanted = False  # the guard lost patience: whoever can rewind should, and then call `rewound`
 
     def request(self, step: int) -> Request:
         return self.monitor.request(step) if self.monitor is not None else Request()
 
     def decide(self, evidence: Evidence) -> Decision:
+        asked = evidence.lr
         if self.guard is not None:
             verdict = self.guard.judge(evidence)
             if verdict != "pass":
@@ -32,11 +35,15 @@ class Steering:
                     "step %d is refused: loss %.4g, slopes %s", evidence.step, evidence.loss, evidence.slopes[:3]
                 )
                 return Decision(evidence.lr, refused=True)
-        return self.monitor.decide(evidence) if self.monitor is not None else Decision(evidence.lr)
+        if self.scale != 1.0:
+            evidence = replace(evidence, lr=asked * self.scale)
+        decision = self.monitor.decide(evidence) if self.monitor is not None else Decision(evidence.lr)
+        return replace(decision, capped=True) if decision.lr < asked and self.scale != 1.0 else decision
 
     def rewound(self) -> None:
-        """The weights are back at an earlier step."""
+        """The weights are back at an earlier step, and steps are to be shorter from now on."""
         self.rewind_wanted = False
+        self.scale *= 0.5
         if self.guard is not None:
             self.guard.restart()
 
@@ -49,9 +56,11 @@ class Steering:
         return {
             "monitor": self.monitor.state_dict() if self.monitor is not None else None,
             "guard": self.guard.state() if self.guard is not None else None,
+            "scale": self.scale,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scale = state["scale"]
         if self.monitor is not None and state["monitor"] is not None:
             self.monitor.load_state_dict(state["monitor"])
         if self.guard is not None and state["guard"] is not None:

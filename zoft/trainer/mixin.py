@@ -40,6 +40,7 @@ class ZOMixin(_Base):
     zo_settings: ZOSettings
     zo: ZOOptimizer | None = None  # exists once training starts
     _recording: RecordTrajectory | None = None
+    _begun = False  # has this call of `train` taken a step
 
     def check_zo(self) -> None:
         """Refuse what cannot work, before anything runs.
@@ -81,11 +82,15 @@ class ZOMixin(_Base):
                 rule_settings=settings.rule_settings,
                 backend=settings.zo_backend,
             )
-            govern(self.zo, settings, batch_fraction=self._batch_fraction())
+            steering = govern(self.zo, settings, batch_fraction=self._batch_fraction(), may_rewind=True)
             self.optimizer = self.zo
             if settings.zo_trajectory:
                 self._recording = RecordTrajectory(self.zo, base=getattr(self.model, "name_or_path", ""))
                 self.add_callback(self._recording)
+            if steering is not None and settings.guard == "rewind":
+                from zoft.trainer.rewinding import Rewinding
+
+                self.add_callback(Rewinding(self.zo, steering, self._recording))
         if self.zo is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
         for slot in self.zo.space.slots:
@@ -108,6 +113,7 @@ class ZOMixin(_Base):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
         self.check_zo()
+        self._begun = False
         if self.zo is not None:
             self.zo.discard()  # losses of an earlier call that ended half-way
         resumed = kwargs.get("resume_from_checkpoint", args[0] if args else None)
@@ -146,11 +152,12 @@ class ZOMixin(_Base):
             Their mean, scaled as Trainer scales a micro-batch's loss.
         """
         assert self.zo is not None, "training_step runs after create_optimizer"
-        if self.zo.steps < self.state.global_step:
+        if not self._begun and self.zo.steps < self.state.global_step and not self.zo.steps:
             logger.warning(
                 "no optimizer state in the checkpoint: directions go on from step %d", self.state.global_step
             )
             self.zo.steps = self.state.global_step
+        self._begun = True  # from here on the optimizer's count may fall behind Trainer's: a rewind undoes steps
         model.train()
         inputs = self._prepare_inputs(inputs)
         scaled = self.loss_is_scaled_for_ga

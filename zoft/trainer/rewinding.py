@@ -1,0 +1,78 @@
+"""Back to the last good point, when the guard has refused too many steps in a row."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from transformers import TrainerCallback
+
+from zoft.estimate import Step
+from zoft.optimizer import ZOOptimizer
+from zoft.stability import Steering
+from zoft.trainer.recording import RecordTrajectory
+from zoft.trajectory import Snapshot, TrajectoryLog, rewind
+from zoft.trajectory.header import describe
+
+logger = logging.getLogger(__name__)
+ANCHOR_EVERY = 200  # steps between copies of the weights
+BEFORE = 20  # steps before the first refusal: the guard's memory, by when trouble may have begun
+
+
+class Rewinding(TrainerCallback):
+    """Keeps one or two copies of the trained weights in CPU memory, and the steps since. `ZOMixin` adds it for guard=rewind.
+
+    A rewind puts a copy back and replays from it, bit for bit, up to 20 steps before the first refusal; the log is cut
+    there, and the learning rate asked for is halved from then on, because the same steps would end in the same place.
+    Trainer's own count of steps goes on: the steps undone are spent.
+    """
+
+    def __init__(self, optimizer: ZOOptimizer, steering: Steering, recording: RecordTrajectory | None) -> None:
+        self.optimizer, self.steering, self.recording = optimizer, steering, recording
+        self.rewinds: list[tuple[int, int]] = []  # (from step, to step)
+        self._anchors: list[Snapshot] = []
+        self._steps: list[Step] = []  # since the first anchor
+        self._row = 0  # refused in a row, up to now
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._anchors, self._steps = [Snapshot.take(self.optimizer)], []
+        self.optimizer.observers.append(self._see)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._see in self.optimizer.observers:
+            self.optimizer.observers.remove(self._see)
+
+    def _see(self, step: Step) -> None:
+        self._steps.append(step)
+        self._row = self._row + 1 if step.flags.skipped else 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.steering.rewind_wanted:
+            self._rewind(args, state, control)
+        elif not self._row and self.optimizer.steps >= self._anchors[-1].step + ANCHOR_EVERY:
+            self._anchors.append(Snapshot.take(self.optimizer))
+            if len(self._anchors) > 2:  # the older one is needed while the newer one is not 20 steps old
+                del self._anchors[0]
+                self._steps = self._steps[self._anchors[0].step - self._steps[0].index :]
+
+    def _rewind(self, args: Any, state: Any, control: Any) -> None:
+        here = self.optimizer.steps
+        start = self._anchors[0].step
+        target = max(start, here - self._row - BEFORE)
+        anchor = next(a for a in reversed(self._anchors) if a.step <= target)
+        header = replace(
+            describe(self.optimizer, hash_weights=False), first=start, rule_state=self._anchors[0].rule_state
+        )
+        recorded = self.recording is not None and args.should_save
+        if recorded:
+            self.recording.close()  # type: ignore[union-attr]
+        rewind(self.optimizer, TrajectoryLog(header, tuple(self._steps)), target, anchor)
+        self._steps = self._steps[: target - start]
+        self._anchors = [a for a in self._anchors if a.step <= target]
+        self._row = 0
+        self.steering.rewound()
+        self.rewinds.append((here, target))
+        if recorded:
+            self.recording.on_train_begin(args, state, control)  # type: ignore[union-attr]
+        logger.warning("rewound from step %d to step %d; learning rate x %g", here, target, self.steering.scale)
