@@ -1,0 +1,91 @@
+"""The numbers themselves: Philox against its published answers, slices against the whole, domains, moments."""
+
+import pytest
+import torch
+
+from zoft.directions import Direction, DirectionSource, Distribution, Window, draw, rounding_bits
+from zoft.directions.philox import philox4x32
+from zoft.errors import UsageError
+from zoft.naming import stream_ids
+
+KNOWN = [  # the known-answer file of Random123, philox 4x32 with 10 rounds: counter, key, result
+    ([0, 0, 0, 0], (0, 0), [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+    ([0xFFFFFFFF] * 4, (0xFFFFFFFF, 0xFFFFFFFF), [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+    (
+        [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+        (0xA4093822, 0x299F31D0),
+        [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+    ),
+]
+
+
+@pytest.mark.parametrize(("counter", "key", "expected"), KNOWN)
+def test_philox_gives_the_published_answers(counter, key, expected) -> None:
+    words = tuple(torch.tensor([word], dtype=torch.int64) for word in counter)
+    assert [int(word) for word in philox4x32(words, key)] == expected
+
+
+@pytest.mark.parametrize("distribution", Distribution)
+def test_a_slice_is_the_slice_of_the_whole(distribution) -> None:
+    direction = Direction(7, 3, 2, distribution)
+    whole = Window.whole(stream=123456789, shape=(389, 53))
+    z = draw(direction, whole)
+    for row, rows, column, columns in ((0, 1, 0, 53), (127, 3, 5, 7), (128, 261, 52, 1), (200, 189, 0, 53)):
+        part = Window(whole.stream, row, rows, column, columns, total_columns=53)
+        assert torch.equal(draw(direction, part), z[row : row + rows, column : column + columns])
+
+
+def test_shapes_flatten_their_leading_dimensions() -> None:
+    direction = Direction(0, 0)
+    assert torch.equal(draw(direction, Window.whole(9, (2, 3, 5))), draw(direction, Window.whole(9, (6, 5))))
+    assert draw(direction, Window.whole(9, (7,))).shape == (7, 1) and draw(direction, Window.whole(9, ())).shape == (1, 1)
+
+
+def test_nothing_that_differs_in_address_is_equal() -> None:
+    window = Window.whole(1, (64, 4))
+    directions = [*DirectionSource(0).at(0, 2), *DirectionSource(0).probes_at(0, 2), Direction(0, 1), Direction(1, 0)]
+    drawn = [draw(direction, window) for direction in directions] + [draw(directions[0], Window.whole(2, (64, 4)))]
+    for i, one in enumerate(drawn):
+        assert not any(torch.equal(one, other) for other in drawn[:i])
+
+
+def test_rows_beyond_two_to_the_31_elements_have_their_own_numbers() -> None:
+    far = Window(5, row=1 << 40, rows=128, column=0, columns=8, total_columns=8)
+    for distribution in Distribution:
+        direction = Direction(0, 0, distribution=distribution)
+        assert not torch.equal(draw(direction, far), draw(direction, Window(5, 0, 128, 0, 8, 8)))
+        assert torch.equal(draw(direction, far)[5:9], draw(direction, far.panel(5, 9)))
+
+
+@pytest.mark.parametrize(("distribution", "fourth"), [(Distribution.RADEMACHER, 1.0), (Distribution.GAUSSIAN, 3.0)])
+def test_moments(distribution, fourth) -> None:
+    z = draw(Direction(0, 0, distribution=distribution), Window.whole(3, (2000, 500))).double()
+    error = 5.0 / z.numel() ** 0.5  # five standard errors of a mean of unit variance
+    assert abs(z.mean()) < error and abs(z.square().mean() - 1) < error * 2**0.5
+    assert abs((z**4).mean() - fourth) < error * 96**0.5  # Var z^4 = 105 - 9 for a normal
+    for shift in (1, 128 * 500, 4 * 500):  # neighbours in a row, in a block and in the next block
+        flat = z.flatten()
+        assert abs((flat[:-shift] * flat[shift:]).mean()) < error * 1.1
+
+
+def test_rounding_bits_are_uniform() -> None:
+    bits = rounding_bits(0, 0, Window.whole(3, (1000, 300))).double() / 65536
+    assert abs(bits.mean() - 0.5) < 5 * (1 / 12) ** 0.5 / bits.numel() ** 0.5
+    assert torch.bincount((bits.flatten() * 16).long()).min() > 300_000 / 16 * 0.95
+
+
+def test_no_global_generator_is_touched() -> None:
+    before = torch.random.get_rng_state()
+    draw(Direction(0, 0, distribution=Distribution.GAUSSIAN), Window.whole(1, (10, 10)))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("bad", [{"seed": -1}, {"seed": 1 << 32}, {"step": -1}, {"index": 4096}])
+def test_addresses_outside_the_counter_are_refused(bad) -> None:
+    with pytest.raises(UsageError, match="does not fit"):
+        Direction(**{"seed": 0, "step": 0, **bad})
+
+
+def test_two_names_with_one_stream_are_refused() -> None:
+    with pytest.raises(UsageError, match="address one random stream"):
+        stream_ids(["a.weight", "a.weight"])
