@@ -1,0 +1,119 @@
+"""MeZO as it was published, for comparison (Malladi et al. 2023, algorithm 1 and its released Trainer).
+
+Not a way to train with zoft: `ZOOptimizer` is. What it does differently is what zoft is measured against:
+
+- z is Gaussian, drawn anew from a seed each time it is needed, one parameter after the other, in the parameter's own
+dtype;
+- z is added to the weights themselves (+eps, -2 eps, +eps) and every addition rounds to the weights' dtype;
+- the update is a fourth pass: w <- w - lr (c z + weight decay * w), in the weights' dtype;
+- weight decay is skipped for names with `bias`, `layer_norm` or `layernorm` in them;
+- the loss it reports is that at w + eps z, and a loss that is not finite is spent like any other.
+
+One thing is left out: the global random generator is not touched; every parameter's z comes from a generator of our
+own.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoft.errors import UsageError
+from zoft.perturb import evaluation_mode
+
+NO_DECAY = ("bias", "layer_norm", "layernorm")
+SEEDS = 1_000_000_000  # step seeds are drawn from [0, 10^9)
+
+
+class MeZO(torch.optim.Optimizer):
+    """`step(closure)` like `ZOOptimizer`, by MeZO's own procedure.
+
+    >>> model = nn.Linear(4, 1)
+    >>> x = torch.ones(8, 4)
+    >>> optimizer = MeZO(model, lr=0.01)
+    >>> losses = [optimizer.step(lambda: (model(x) - 3.0).square().mean()) for _ in range(300)]
+    >>> losses[-1] < 0.01 * losses[0]
+    True
+    """
+
+    def __init__(
+        self, model: nn.Module, lr: float, *, eps: float = 1e-3, weight_decay: float = 0.0, seed: int = 0
+    ) -> None:
+        """
+        Args:
+            model: any module; its parameters with requires_grad are trained.
+            lr: learning rate, in squared weight units per unit of loss.
+            eps: radius of the perturbation, in units of the weights.
+            weight_decay: decoupled, per unit of lr.
+            seed: of the sequence of step seeds.
+
+        Raises:
+            UsageError: nothing is trainable.
+        """
+        self.model, self.eps = model, eps
+        self.named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        if not self.named:
+            raise UsageError("there is nothing to train: every parameter of the model has requires_grad=False")
+        self._seeds = random.Random(seed)
+        self._generators = {
+            device: torch.Generator(device) for device in dict.fromkeys(weight.device for _, weight in self.named)
+        }
+        super().__init__([weight for _, weight in self.named], {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor | float]) -> float:  # type: ignore[override]
+        """Two losses and one update; returns the loss at w + eps z."""
+        seed = self.next_seed()
+        with evaluation_mode(self.model):
+            self.perturb_(seed, 1.0)
+            plus = float(closure())
+            self.perturb_(seed, -2.0)
+            minus = float(closure())
+            self.perturb_(seed, 1.0)
+        self.update_(seed, (plus - minus) / (2.0 * self.eps))
+        return plus
+
+    def next_seed(self) -> int:
+        """The seed of the next step's z."""
+        return self._seeds.randrange(SEEDS)
+
+    def draws(self, seed: int) -> Iterator[tuple[str, nn.Parameter, torch.Tensor]]:
+        """(name, weight, z) of every trained parameter, z in the weight's dtype and as MeZO draws it."""
+        for generator in self._generators.values():
+            generator.manual_seed(seed)
+        for name, weight in self.named:
+            z = torch.empty_like(weight).normal_(generator=self._generators[weight.device])
+            yield name, weight, z
+
+    @torch.no_grad()
+    def perturb_(self, seed: int, scale: float) -> None:
+        """w <- w + scale z eps, each product and the sum rounded to the weight's dtype."""
+        for _, weight, z in self.draws(seed):
+            weight.copy_(weight + scale * z * self.eps)
+
+    @torch.no_grad()
+    def update_(self, seed: int, coefficient: float) -> None:
+        """w <- w - lr (coefficient z + weight_decay w)."""
+        group: dict[str, Any] = self.param_groups[0]
+        lr, decay = float(group["lr"]), float(group["weight_decay"])
+        for name, weight, z in self.draws(seed):
+            if any(word in name for word in NO_DECAY):
+                weight.copy_(weight - lr * (coefficient * z))
+            else:
+                weight.copy_(weight - lr * (coefficient * z + decay * weight))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Torch's state and where the sequence of seeds stands, in plain values."""
+        version, numbers, extra = self._seeds.getstate()
+        return {**super().state_dict(), "seeds": [version, list(numbers), extra]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        state_dict = dict(state_dict)
+        version, numbers, extra = state_dict.pop("seeds")
+        self._seeds.setstate((version, tuple(numbers), extra))
+        super().load_state_dict(state_dict)
