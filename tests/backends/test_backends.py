@@ -22,7 +22,9 @@ def moves(distribution: Distribution) -> list[Move]:
     ]
 
 
-def apply(name: str, weight: torch.Tensor, distribution: Distribution, rounding: Rounding, decays: bool) -> list[torch.Tensor]:
+def apply(
+    name: str, weight: torch.Tensor, distribution: Distribution, rounding: Rounding, decays: bool
+) -> list[torch.Tensor]:
     """Weight and residual after the moves."""
     weight = weight.clone(memory_format=torch.preserve_format)
     residual = None
@@ -37,9 +39,7 @@ def roundings(dtype: torch.dtype) -> list[Rounding]:
     return list(Rounding) if dtype is torch.bfloat16 else [Rounding.NEAREST, Rounding.STOCHASTIC]
 
 
-CASES = [
-    (dtype, rounding) for dtype in (torch.float32, torch.float64, *NARROW) for rounding in roundings(dtype)
-]
+CASES = [(dtype, rounding) for dtype in (torch.float32, torch.float64, *NARROW) for rounding in roundings(dtype)]
 
 
 @pytest.mark.parametrize("name", FAST)

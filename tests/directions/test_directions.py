@@ -38,7 +38,10 @@ def test_a_slice_is_the_slice_of_the_whole(distribution) -> None:
 def test_shapes_flatten_their_leading_dimensions() -> None:
     direction = Direction(0, 0)
     assert torch.equal(draw(direction, Window.whole(9, (2, 3, 5))), draw(direction, Window.whole(9, (6, 5))))
-    assert draw(direction, Window.whole(9, (7,))).shape == (7, 1) and draw(direction, Window.whole(9, ())).shape == (1, 1)
+    assert draw(direction, Window.whole(9, (7,))).shape == (7, 1) and draw(direction, Window.whole(9, ())).shape == (
+        1,
+        1,
+    )
 
 
 def test_nothing_that_differs_in_address_is_equal() -> None:

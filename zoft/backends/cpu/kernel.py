@@ -140,7 +140,9 @@ def _draw_words(moves, terms, first, last, target, block, count, scratch):  # ty
 
 
 @njit
-def _move_tile(moves, terms, scales, decays, first, last, target, acc, pitch, row, rows, column, offset, count, scratch):  # type: ignore[no-untyped-def]
+def _move_tile(
+    moves, terms, scales, decays, first, last, target, acc, pitch, row, rows, column, offset, count, scratch
+):  # type: ignore[no-untyped-def]
     """Moves [first, last) on `rows` (at most 8, of one group of 8) by `count` columns of float32 at `acc`.
 
     `pitch` is the bytes from one row to the next; `row` and `column` are those of the whole parameter; `offset` is the tile's

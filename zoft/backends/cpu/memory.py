@@ -1,6 +1,7 @@
 """Loads, stores and bit casts for compiled code that works on addresses.
 
-Addresses (int64) instead of arrays give one compiled signature for every dtype and shape, and loops that LLVM vectorises without
+Addresses (int64) instead of arrays give one compiled signature for every dtype and shape, and loops that
+LLVM vectorises without
 reference counting, index wraparound or a dispatch on argument types. Nothing here checks bounds: the plan does.
 """
 

@@ -1,6 +1,7 @@
 """Random bits, signs and normals by the row, for compiled code: the arithmetic of `zoft.directions`, lane by lane.
 
-Every loop runs over lanes with straight-line integer or float code inside, which LLVM turns into whatever vectors the machine has.
+Every loop runs over lanes with straight-line integer or float code inside, which LLVM turns into whatever
+vectors the machine has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Stored weights to float32, float32 to stored weights, and every rounding in between, for compiled code.
 
 Rounding takes float32 to float32 values that the storage can hold exactly, so several moves can follow one another in a
-register-sized buffer; the store is then exact. Only integers decide, so the bits do not depend on the machine's own conversions.
+register-sized buffer; the store is then exact. Only integers decide, so the bits do not depend on the
+machine's own conversions.
 """
 
 from __future__ import annotations
