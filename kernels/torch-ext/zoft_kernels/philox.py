@@ -1,0 +1,90 @@
+"""Philox4x32-10 and what is drawn from it, on tiles of any shape.
+
+Every function takes the block index (int64) and the lane apart, each of the shape it varies over: blocks of shape [1, columns]
+with lanes of shape [rows, 1] cost one Philox call a column, whatever the number of rows.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def philox(block, tag, stream_low, stream_high, seed, step):
+    """128 random bits a block: four uint32 tiles. counter = (block low, tag:16 | block high:16, stream), key = (seed, step)."""
+    c0 = block.to(tl.uint32)
+    c1 = ((block >> 32) & 0xFFFF).to(tl.uint32) | (tag.to(tl.uint32) << 16)
+    c2 = stream_low.to(tl.uint32) + tl.zeros_like(c0)
+    c3 = stream_high.to(tl.uint32) + tl.zeros_like(c0)
+    k0, k1 = seed.to(tl.uint32), step.to(tl.uint32)
+    m0 = tl.full([1], 0xD2511F53, tl.uint32)
+    m1 = tl.full([1], 0xCD9E8D57, tl.uint32)
+    for _ in tl.static_range(10):
+        high0, high1 = tl.umulhi(c0, m0 + tl.zeros_like(c0)), tl.umulhi(c2, m1 + tl.zeros_like(c0))
+        low0, low1 = c0 * m0, c2 * m1
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0 = (k0 + 0x9E3779B9).to(tl.uint32)
+        k1 = (k1 + 0xBB67AE85).to(tl.uint32)
+    return c0, c1, c2, c3
+
+
+@triton.jit
+def sign_bits(block, lane, tag, stream_low, stream_high, seed, step, WORD: tl.constexpr):
+    """Bit `lane` (of 128) of each block, moved to bit 31 of a uint32: the sign of z. WORD: the word if all lanes share it, or -1."""
+    w0, w1, w2, w3 = philox(block, tag, stream_low, stream_high, seed, step)
+    if WORD == 0:
+        word = w0
+    elif WORD == 1:
+        word = w1
+    elif WORD == 2:
+        word = w2
+    elif WORD == 3:
+        word = w3
+    else:
+        which = lane >> 5
+        word = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
+    return (word << (31 - (lane & 31)).to(tl.uint32)) & 0x80000000
+
+
+@triton.jit
+def half_words(block, lane, tag, stream_low, stream_high, seed, step):
+    """Half-word `lane` (of 8) of each block: 16 rounding bits, int32."""
+    w0, w1, w2, w3 = philox(block, tag, stream_low, stream_high, seed, step)
+    which = lane >> 1
+    word = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
+    return ((word >> ((lane & 1) * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32)
+
+
+@triton.jit
+def normals(block, lane, tag, stream_low, stream_high, seed, step):
+    """Normal `lane` (of 4) of each block by Box-Muller with short polynomials, float32.
+
+    Products and sums must be rounded one at a time: compile with enable_fp_fusion=False.
+    """
+    w0, w1, w2, w3 = philox(block, tag, stream_low, stream_high, seed, step)
+    first, turn = tl.where(lane < 2, w0, w2), tl.where(lane < 2, w1, w3)
+    u = ((first >> 8) + 1).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
+    bits = u.to(tl.int32, bitcast=True)
+    exponent = (bits - 0x3F3504F3) >> 23
+    f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
+    tail = 0.08734840899705887 * f + -0.14307521283626556
+    tail = tail * f + 0.14917974174022675
+    tail = tail * f + -0.16570508480072021
+    tail = tail * f + 0.19962072372436523
+    tail = tail * f + -0.25001755356788635
+    tail = tail * f + 0.33333951234817505
+    tail = tail * f + -0.49999991059303284
+    log = exponent.to(tl.float32) * 0.6931471824645996 + (f + (f * f) * tail)
+    radius = tl.sqrt_rn(-2.0 * log)
+    t = (2 * (((turn >> 6) & 0xFFFFFF).to(tl.int32) - 8388608) + 1).to(tl.float32) * 2.9802322387695312e-08
+    square = t * t
+    sine = -0.004602177068591118 * square + 0.07968022674322128
+    sine = sine * square + -0.6459634900093079
+    sine = t * (sine * square + 1.5707963705062866)
+    cosine = -0.020408352836966515 * square + 0.2535986304283142
+    cosine = cosine * square + -1.2336970567703247
+    cosine = cosine * square + 1.0
+    odd, quadrant = lane & 1, (turn >> 30).to(tl.int32)
+    value = tl.where(((quadrant ^ odd) & 1) == 1, sine, cosine)  # the sine of an odd quadrant is a cosine, and so on
+    # cosine lanes change sign in quadrants 1 and 2, sine lanes in 2 and 3
+    negative = tl.where(odd == 1, quadrant >= 2, (quadrant == 1) | (quadrant == 2))
+    return radius * tl.where(negative, -value, value)
