@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from transformers import TrainerCallback
 from zoft.optimizer import ZOOptimizer
 from zoft.trajectory import Recorder, attach
 
+logger = logging.getLogger(__name__)
 LOG_NAME = "trajectory.zoft"
 
 
@@ -23,6 +25,9 @@ class RecordTrajectory(TrainerCallback):
         self._recorder: Recorder | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.optimizer.steps < state.global_step:
+            logger.warning("no optimizer state in the checkpoint: directions go on from step %d", state.global_step)
+            self.optimizer.steps = state.global_step
         if args.should_save:
             path = Path(args.output_dir) / LOG_NAME
             self._recorder = attach(self.optimizer, path, base=self.base, checkpoint=self.checkpoint)

@@ -125,7 +125,7 @@ class StabilityCallback(TrainerCallback):
             for sign in (1.0, -1.0, 0.0):
                 with torch.no_grad():
                     for weight, start in zip(weights, kept, strict=True):
-                        weight.copy_(start + sign * length / norm * weight.grad)
+                        weight.copy_(start + sign * length / norm * weight.grad)  # type: ignore[operator]
                 losses += prober.losses([()])
         finally:
             with torch.no_grad():

@@ -29,7 +29,7 @@ def philox(block, tag, stream_low, stream_high, seed, step):
 
 @triton.jit
 def sign_bits(block, lane, tag, stream_low, stream_high, seed, step, WORD: tl.constexpr):
-    """Bit `lane` (of 128) of each block, moved to bit 31 of a uint32: the sign of z. WORD: the word if all lanes share it, or -1."""
+    """Bit `lane` (of 128) of each block, moved to bit 31 of a uint32: the sign of z. WORD: the word if all lanes share it, or -1."""  # noqa: E501
     w0, w1, w2, w3 = philox(block, tag, stream_low, stream_high, seed, step)
     if WORD == 0:
         word = w0
