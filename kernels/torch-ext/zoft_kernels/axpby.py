@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, Moves, Weights, arrangement, tile_columns, tiles
+from .launch import KINDS, WARPS, Moves, Weights, arrangement, tile_columns, tiles
 from .tile import move_tile
 
 
@@ -15,8 +15,7 @@ def axpby_kernel(
     source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
     row: tl.int64, rows: tl.int64, column: tl.int64, columns: tl.int64, total_columns: tl.int64,
     stream_low: tl.int64, stream_high: tl.int64, decays, row_tiles,
-    SIGNS: tl.constexpr, NORMALS: tl.constexpr, KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr,
-    ONE_TERM: tl.constexpr, COLUMNS: tl.constexpr,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr, TERMS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One program a tile."""
     program = tl.program_id(0)
@@ -24,7 +23,7 @@ def axpby_kernel(
         source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
         row, rows, column, columns, total_columns, stream_low, stream_high, decays,
         program % row_tiles, program // row_tiles,
-        SIGNS, NORMALS, KIND, ROUNDING, MODE, ONE_TERM, COLUMNS,
+        KIND, ROUNDING, MODE, TERMS, COLUMNS,
     )  # fmt: skip
 
 
@@ -38,14 +37,14 @@ def axpby_(weights: Weights, moves: Moves, rounding: int = 0) -> None:
     """
     kind = KINDS[weights.weight.dtype]
     row, rows, column, columns, total_columns = weights.window
-    mode = arrangement(kind, rounding, columns, moves.normals)
-    width = tile_columns(kind, mode, columns)
+    mode = arrangement(moves, kind, rounding, columns)
+    width = tile_columns(kind, columns)
     row_tiles, column_tiles = tiles(weights, mode, width)
     with torch.device(weights.weight.device):
         axpby_kernel[(row_tiles * column_tiles,)](
             *weights.pointers(), moves.moves, moves.decays, moves.terms, moves.scales, moves.moves.shape[0],
             row, rows, column, columns, total_columns, weights.stream & 0xFFFFFFFF, weights.stream >> 32,
             int(weights.decays), row_tiles,
-            SIGNS=moves.signs, NORMALS=moves.normals, KIND=kind, ROUNDING=rounding, MODE=mode,
-            ONE_TERM=moves.one_term, COLUMNS=width, num_warps=2, enable_fp_fusion=False,
+            KIND=kind, ROUNDING=rounding, MODE=mode, TERMS=moves.fused_terms, COLUMNS=width,
+            num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip

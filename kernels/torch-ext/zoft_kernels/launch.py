@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-BY_WORD, BY_FOUR, BY_EIGHT, FLAT = range(4)
+SIGNS, NORMALS, ANY, FLAT = range(4)
 NEAREST, STOCHASTIC, RESIDUAL8, RESIDUAL16 = range(4)
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 FLAT_COLUMNS = 16  # parameters with at most this many columns are read as a run of elements
 FLAT_ELEMENTS = 1024
+WARPS = 2
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class Moves:
         )
 
     @property
-    def one_term(self) -> bool:
-        """Is it one move of one term: the kernel then needs no loop."""
-        return self.moves.shape[0] == 1 and self.scales.shape[0] == 1 and (self.signs or self.normals)
+    def fused_terms(self) -> int:
+        """Terms of a lone move that the fast arrangements know: 1 or 2 of signs, or 1 of normals; else 0."""
+        count = self.scales.shape[0] if self.signs or self.normals else 0
+        alone = self.moves.shape[0] == 1 and self.signs != self.normals
+        return count if alone and count <= (2 if self.signs else 1) else 0
 
 
 @dataclass(frozen=True)
@@ -85,20 +88,21 @@ class Weights:
         return source, sink, low, low_sink
 
 
-def arrangement(kind: int, rounding: int, columns: int, normals: bool) -> int:
-    """How a tile is sliced (see `zoft_kernels.tile`)."""
+def arrangement(moves: Moves, kind: int, rounding: int, columns: int) -> int:
+    """How a tile is walked (see `zoft_kernels.tile`)."""
     if columns <= FLAT_COLUMNS:
         return FLAT
-    if kind in (1, 2) and rounding in (STOCHASTIC, RESIDUAL8):
-        return BY_EIGHT
-    return BY_FOUR if normals else BY_WORD
+    if not moves.fused_terms or kind == KINDS[torch.float64]:
+        return ANY
+    if moves.signs:
+        return SIGNS
+    dithered = kind != KINDS[torch.float32] and rounding in (STOCHASTIC, RESIDUAL8)
+    return ANY if dithered else NORMALS
 
 
-def tile_columns(kind: int, mode: int, columns: int) -> int:
-    """Columns of a tile: 16 bytes a thread for 64 threads where the parameter is that wide, less for normals (registers)."""
-    widest = {0: 256, 1: 512, 2: 512, 3: 128}[kind]
-    if mode in (BY_FOUR, BY_EIGHT):
-        widest //= 2
+def tile_columns(kind: int, columns: int) -> int:
+    """Columns of a tile: 16 bytes a thread where the parameter is that wide."""
+    widest = WARPS * 32 * {0: 4, 1: 8, 2: 8, 3: 2}[kind]
     return max(16, min(widest, 1 << (columns - 1).bit_length()))
 
 

@@ -28,40 +28,29 @@ def philox(block, tag, stream_low, stream_high, seed, step):
 
 
 @triton.jit
-def sign_bits(block, lane, tag, stream_low, stream_high, seed, step, WORD: tl.constexpr):
-    """Bit `lane` (of 128) of each block, moved to bit 31 of a uint32: the sign of z. WORD: the word if all lanes share it, or -1."""  # noqa: E501
-    w0, w1, w2, w3 = philox(block, tag, stream_low, stream_high, seed, step)
-    if WORD == 0:
-        word = w0
-    elif WORD == 1:
-        word = w1
-    elif WORD == 2:
-        word = w2
-    elif WORD == 3:
-        word = w3
-    else:
-        which = lane >> 5
-        word = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
-    return (word << (31 - (lane & 31)).to(tl.uint32)) & 0x80000000
+def pick(words, which):
+    """words[which] of a tuple of four tiles; `which` broadcasts."""
+    return tl.where(which == 0, words[0], tl.where(which == 1, words[1], tl.where(which == 2, words[2], words[3])))
 
 
 @triton.jit
-def half_words(block, lane, tag, stream_low, stream_high, seed, step):
-    """Half-word `lane` (of 8) of each block: 16 rounding bits, int32."""
-    w0, w1, w2, w3 = philox(block, tag, stream_low, stream_high, seed, step)
-    which = lane >> 1
-    word = tl.where(which == 0, w0, tl.where(which == 1, w1, tl.where(which == 2, w2, w3)))
-    return ((word >> ((lane & 1) * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32)
+def sign_bit(words, lane):
+    """Bit `lane` (of 128), moved to bit 31 of a uint32: the sign bit of z."""
+    return (pick(words, lane >> 5) << (31 - (lane & 31)).to(tl.uint32)) & 0x80000000
 
 
 @triton.jit
-def normals(block, lane, tag, stream_low, stream_high, seed, step):
-    """Normal `lane` (of 4) of each block by Box-Muller with short polynomials, float32.
+def half_word(words, lane):
+    """Half-word `lane` (of 8): 16 rounding bits, int32."""
+    return ((pick(words, lane >> 1) >> ((lane & 1) * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32)
+
+
+@triton.jit
+def normal_pair(first, turn):
+    """Two normals from two words by Box-Muller with short polynomials: (r cos, r sin), float32.
 
     Products and sums must be rounded one at a time: compile with enable_fp_fusion=False.
     """
-    w0, w1, w2, w3 = philox(block, tag, stream_low, stream_high, seed, step)
-    first, turn = tl.where(lane < 2, w0, w2), tl.where(lane < 2, w1, w3)
     u = ((first >> 8) + 1).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
     bits = u.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23
@@ -83,8 +72,16 @@ def normals(block, lane, tag, stream_low, stream_high, seed, step):
     cosine = -0.020408352836966515 * square + 0.2535986304283142
     cosine = cosine * square + -1.2336970567703247
     cosine = cosine * square + 1.0
-    odd, quadrant = lane & 1, (turn >> 30).to(tl.int32)
-    value = tl.where(((quadrant ^ odd) & 1) == 1, sine, cosine)  # the sine of an odd quadrant is a cosine, and so on
-    # cosine lanes change sign in quadrants 1 and 2, sine lanes in 2 and 3
-    negative = tl.where(odd == 1, quadrant >= 2, (quadrant == 1) | (quadrant == 2))
-    return radius * tl.where(negative, -value, value)
+    quadrant = (turn >> 30).to(tl.int32)
+    swap = (quadrant & 1) == 1
+    c, s = tl.where(swap, sine, cosine), tl.where(swap, cosine, sine)
+    c = tl.where((quadrant == 1) | (quadrant == 2), -c, c)
+    s = tl.where(quadrant >= 2, -s, s)
+    return radius * c, radius * s
+
+
+@triton.jit
+def normal(words, lane):
+    """Normal `lane` (of 4)."""
+    c, s = normal_pair(tl.where(lane < 2, words[0], words[2]), tl.where(lane < 2, words[1], words[3]))
+    return tl.where((lane & 1) == 1, s, c)

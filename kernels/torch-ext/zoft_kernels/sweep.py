@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, Moves, Weights, arrangement, tile_columns, tiles
+from .launch import KINDS, WARPS, Moves, Weights, arrangement, tile_columns, tiles
 from .storage import BFLOAT16, FLOAT16, FLOAT32, RESIDUAL8
 from .tile import move_tile
 
@@ -19,8 +19,8 @@ _FIELDS = tl.constexpr(12)
 @triton.jit(do_not_specialize=["move_count"])
 def sweep_kernel(
     table, items, moves, decay_table, terms, scales, move_count,
-    SIGNS: tl.constexpr, NORMALS: tl.constexpr, KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr,
-    ONE_TERM: tl.constexpr, COLUMNS: tl.constexpr, ALIGNED: tl.constexpr,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr, TERMS: tl.constexpr, COLUMNS: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """One program a tile; `items` [n, 3] int32 says of which parameter, `table` [parameters, 12] int64 where that is."""
     item = items + tl.program_id(0).to(tl.int64) * 3
@@ -44,7 +44,7 @@ def sweep_kernel(
         source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
         tl.load(fields + 4), tl.load(fields + 5), tl.load(fields + 6), columns, tl.load(fields + 8),
         tl.load(fields + 9), tl.load(fields + 10), tl.load(fields + 11), tl.load(item + 1), tl.load(item + 2),
-        SIGNS, NORMALS, KIND, ROUNDING, MODE, ONE_TERM, COLUMNS,
+        KIND, ROUNDING, MODE, TERMS, COLUMNS,
     )  # fmt: skip
 
 
@@ -66,15 +66,15 @@ def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> N
     groups: dict[tuple[int, int, int, bool], list[Weights]] = defaultdict(list)
     for weights in all_weights:
         kind, columns = KINDS[weights.weight.dtype], weights.window[3]
-        mode = arrangement(kind, rounding, columns, moves.normals)
+        mode = arrangement(moves, kind, rounding, columns)
         aligned = columns % 8 == 0 and all(pointer % 16 == 0 for pointer in _row(weights)[:2])
-        groups[kind, mode, tile_columns(kind, mode, columns), aligned].append(weights)
+        groups[kind, mode, tile_columns(kind, columns), aligned].append(weights)
     for (kind, mode, width, aligned), members in groups.items():
         device = members[0].weight.device
         table = torch.tensor([_row(weights) for weights in members], dtype=torch.int64, device=device)
         items = torch.cat([_items(n, *tiles(weights, mode, width)) for n, weights in enumerate(members)]).to(device)
         sweep_kernel[(items.shape[0],)](
             table, items, moves.moves, moves.decays, moves.terms, moves.scales, moves.moves.shape[0],
-            SIGNS=moves.signs, NORMALS=moves.normals, KIND=kind, ROUNDING=rounding, MODE=mode,
-            ONE_TERM=moves.one_term, COLUMNS=width, ALIGNED=aligned, num_warps=2, enable_fp_fusion=False,
+            KIND=kind, ROUNDING=rounding, MODE=mode, TERMS=moves.fused_terms, COLUMNS=width, ALIGNED=aligned,
+            num_warps=WARPS, enable_fp_fusion=False,
         )  # fmt: skip

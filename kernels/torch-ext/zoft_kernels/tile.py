@@ -1,147 +1,203 @@
 """All moves on one tile of one parameter: what `axpby_` and `sweep_` share.
 
-A program owns 128 rows (the rows that share one Philox block of signs) by COLUMNS columns and walks through them in slices,
-arranged so that rows which share a block of the finest draw meet under one index; the compiler then draws each block once:
+A program owns 128 rows (the rows that share one Philox block of signs) by COLUMNS columns, and walks down them 8 rows at a time
+(the rows that share one block of rounding bits). How it draws:
 
-    BY_WORD   4 slices w, rows 32 w + r: the rows of one word of signs; nothing else is drawn
-    BY_FOUR   4 slices l, rows 4 r + l: row r of normal blocks, lane l
-    BY_EIGHT  8 slices l, rows 8 r + l: row r of rounding blocks, lane l
-    FLAT      for few columns: 1024 consecutive elements, each drawing its own blocks
+    SIGNS     one move of one or two terms of signs: their words are drawn once for all 128 rows
+    NORMALS   one move of one term of normals, nothing else drawn: each block gives four rows
+    ANY       any moves, signs and normals: one draw a column of 8 rows for signs, one an element for normals
+    FLAT      for few columns: 1024 consecutive elements, one draw each
 """
 
 import triton
 import triton.language as tl
 
-from .philox import half_words, normals, sign_bits
+from .philox import half_word, normal, normal_pair, philox, pick, sign_bit
 from .storage import BFLOAT16, FLOAT16, FLOAT64, NEAREST, RESIDUAL16, load, round_value, store
 
-BY_WORD, BY_FOUR, BY_EIGHT, FLAT = (tl.constexpr(n) for n in range(4))
+SIGNS, NORMALS, ANY, FLAT = (tl.constexpr(n) for n in range(4))
 ROUNDING_TAG = tl.constexpr(2 << 12)  # domain 2, index 0
 FLAT_ELEMENTS = tl.constexpr(1024)
 
 
 @triton.jit
-def _add_term(
-    value, term, scale, column, sign_group, sign_lane, normal_group, normal_lane,
-    total_columns, stream_low, stream_high,
-    SIGNS: tl.constexpr, NORMALS: tl.constexpr, KIND: tl.constexpr, WORD: tl.constexpr,
-):  # fmt: skip
-    """value + scale * z for one term of the table."""
-    kind, seed, step, tag = tl.load(term), tl.load(term + 1), tl.load(term + 2), tl.load(term + 3)
-    factor = tl.load(scale)
-    if KIND != FLOAT64:
-        factor = factor.to(tl.float32)
-    if NORMALS and (not SIGNS or kind != 0):
-        block = normal_group * total_columns + column
-        z = normals(block, normal_lane, tag, stream_low, stream_high, seed, step)
-        value += z.to(value.dtype) * factor
-    if SIGNS and (not NORMALS or kind == 0):
-        block = sign_group * total_columns + column
-        sign = sign_bits(block, sign_lane, tag, stream_low, stream_high, seed, step, WORD)
-        if KIND == FLOAT64:
-            value += tl.where(sign == 0, factor, -factor)
-        else:
-            value += (sign ^ factor.to(tl.uint32, bitcast=True)).to(tl.float32, bitcast=True)
+def _factor(address, KIND: tl.constexpr):
+    """A scalar in the accumulator's type."""
+    value = tl.load(address)
+    return value if KIND == FLOAT64 else value.to(tl.float32)
+
+
+@triton.jit
+def _term_words(term, block, stream_low, stream_high):
+    """128 bits a block for one term of the table."""
+    seed, step, tag = tl.load(term + 1), tl.load(term + 2), tl.load(term + 3)
+    return philox(block, tag, stream_low, stream_high, seed, step)
+
+
+@triton.jit
+def _add_signed(value, sign, factor, KIND: tl.constexpr):
+    """value + factor or value - factor, by bit 31 of `sign`."""
+    if KIND == FLOAT64:
+        value += tl.where(sign == 0, factor, -factor)
+    else:
+        value += (sign ^ factor.to(tl.uint32, bitcast=True)).to(tl.float32, bitcast=True)
     return value
 
 
 @triton.jit
-def _one_move(
-    value, move, decay, terms, scales, column, sign_group, sign_lane, normal_group, normal_lane, bits_group, bits_lane,
-    total_columns, stream_low, stream_high, decays,
-    SIGNS: tl.constexpr, NORMALS: tl.constexpr, KIND: tl.constexpr, ROUNDING: tl.constexpr, WORD: tl.constexpr,
-    ONE_TERM: tl.constexpr,
+def _rounded(
+    value, seed, step, block, lane, stream_low, stream_high, KIND: tl.constexpr, ROUNDING: tl.constexpr
 ):  # fmt: skip
-    """round(decay * value + the move's terms)."""
-    first, last = tl.load(move), tl.load(move + 1)
-    factor = tl.load(decay)
-    if KIND != FLOAT64:
-        factor = factor.to(tl.float32)
-    value = value * tl.where(decays != 0, factor, 1.0).to(value.dtype)
-    if ONE_TERM:
-        value = _add_term(
-            value, terms, scales, column, sign_group, sign_lane, normal_group, normal_lane,
-            total_columns, stream_low, stream_high, SIGNS, NORMALS, KIND, WORD,
-        )  # fmt: skip
-    else:
-        for term in range(first, last):
-            value = _add_term(
-                value, terms + 4 * term, scales + term, column, sign_group, sign_lane, normal_group, normal_lane,
-                total_columns, stream_low, stream_high, SIGNS, NORMALS, KIND, WORD,
-            )  # fmt: skip
-    dither = tl.zeros_like(value).to(tl.int32)
+    """The value rounded to storage, with bits of its own where the rounding wants them."""
+    dither = 0
     if (KIND == BFLOAT16 or KIND == FLOAT16) and (ROUNDING != NEAREST and ROUNDING != RESIDUAL16):
-        seed, step, tag = tl.load(move + 2), tl.load(move + 3), tl.full([], ROUNDING_TAG, tl.int64)
-        block = bits_group * total_columns + column
-        dither = half_words(block, bits_lane, tag, stream_low, stream_high, seed, step)
+        tag = tl.full([], ROUNDING_TAG, tl.int64)
+        dither = half_word(philox(block, tag, stream_low, stream_high, seed, step), lane)
     return round_value(value, dither, KIND, ROUNDING)
 
 
 @triton.jit
-def _slice(
-    source, sink, low_source, low_sink, offsets, mask,
-    moves, decay_table, terms, scales, move_count,
-    column, sign_group, sign_lane, normal_group, normal_lane, bits_group, bits_lane,
-    total_columns, stream_low, stream_high, decays,
-    SIGNS: tl.constexpr, NORMALS: tl.constexpr, KIND: tl.constexpr, ROUNDING: tl.constexpr, WORD: tl.constexpr,
-    ONE_TERM: tl.constexpr,
+def _any_moves(
+    value, moves, decay_table, terms, scales, move_count, decays, row, sign_group, bits_group, column,
+    total_columns, stream_low, stream_high, KIND: tl.constexpr, ROUNDING: tl.constexpr,
 ):  # fmt: skip
-    """Load, every move, store."""
-    value = load(source, low_source, offsets, mask, KIND, ROUNDING)
-    if ONE_TERM:  # one move of one term: no loop, so that the slices' draws can be merged
-        value = _one_move(
-            value, moves, decay_table, terms, scales, column,
-            sign_group, sign_lane, normal_group, normal_lane, bits_group, bits_lane,
-            total_columns, stream_low, stream_high, decays, SIGNS, NORMALS, KIND, ROUNDING, WORD, ONE_TERM,
+    """Every move in order on elements (row, column); the groups are row >> 7 and row >> 3, in their cheapest shapes."""
+    lane = row.to(tl.int32)  # only its low bits are used
+    for move in range(move_count):
+        if decays != 0:
+            value = value * _factor(decay_table + move, KIND)
+        entry = moves + 4 * move
+        for term in range(tl.load(entry), tl.load(entry + 1)):
+            factor = _factor(scales + term, KIND)
+            if tl.load(terms + 4 * term) == 0:
+                words = _term_words(terms + 4 * term, sign_group * total_columns + column, stream_low, stream_high)
+                value = _add_signed(value, sign_bit(words, lane & 127), factor, KIND)
+            else:
+                words = _term_words(terms + 4 * term, (row >> 2) * total_columns + column, stream_low, stream_high)
+                value += normal(words, lane & 3).to(value.dtype) * factor
+        value = _rounded(
+            value, tl.load(entry + 2), tl.load(entry + 3), bits_group * total_columns + column, lane & 7,
+            stream_low, stream_high, KIND, ROUNDING,
         )  # fmt: skip
-    else:
-        for move in range(move_count):
-            value = _one_move(
-                value, moves + 4 * move, decay_table + move, terms, scales, column,
-                sign_group, sign_lane, normal_group, normal_lane, bits_group, bits_lane,
-                total_columns, stream_low, stream_high, decays, SIGNS, NORMALS, KIND, ROUNDING, WORD, ONE_TERM,
-            )  # fmt: skip
+    return value
+
+
+@triton.jit
+def _flat(
+    source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
+    row, rows, column, columns, total_columns, stream_low, stream_high, decays, tile,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr,
+):  # fmt: skip
+    """1024 consecutive elements."""
+    offsets = tile.to(tl.int64) * FLAT_ELEMENTS + tl.arange(0, FLAT_ELEMENTS)
+    mask = offsets < rows.to(tl.int64) * columns
+    at = row + offsets // columns
+    value = load(source, low_source, offsets, mask, KIND, ROUNDING)
+    value = _any_moves(
+        value, moves, decay_table, terms, scales, move_count, decays, at, at >> 7, at >> 3, column + offsets % columns,
+        total_columns, stream_low, stream_high, KIND, ROUNDING,
+    )  # fmt: skip
     store(value, sink, low_sink, offsets, mask, KIND, ROUNDING)
+
+
+@triton.jit
+def _signs(
+    source, sink, low_source, low_sink, moves, decay_table, terms, scales,
+    row, rows, column, columns, total_columns, stream_low, stream_high, decays, base, local,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr, TERMS: tl.constexpr,
+):  # fmt: skip
+    """One move of TERMS (1 or 2) terms of signs on rows [base, base + 128)."""
+    # read before the first store: a later read could not be shared, for all the compiler knows
+    factor, second_factor = _factor(scales, KIND), _factor(scales + (TERMS - 1), KIND)
+    decay = tl.where(decays != 0, _factor(decay_table, KIND), 1.0)
+    seed, step = tl.load(moves + 2), tl.load(moves + 3)
+    block = (base >> 7) * total_columns + column + local
+    words = _term_words(terms, block, stream_low, stream_high)
+    if TERMS == 2:
+        second = _term_words(terms + 4, block, stream_low, stream_high)
+    down = tl.arange(0, 8)[:, None]
+    for group in range(16):
+        at = base + group * 8 + down
+        offsets, mask = (at - row) * columns + local, (at >= row) & (at < row + rows) & (local < columns)
+        value = load(source, low_source, offsets, mask, KIND, ROUNDING) * decay
+        up = (31 - ((group & 3) * 8 + down)).to(tl.uint32)
+        value = _add_signed(value, (pick(words, group >> 2) << up) & 0x80000000, factor, KIND)
+        if TERMS == 2:
+            value = _add_signed(value, (pick(second, group >> 2) << up) & 0x80000000, second_factor, KIND)
+        eighth = ((base >> 3) + group) * total_columns + column + local
+        value = _rounded(value, seed, step, eighth, down, stream_low, stream_high, KIND, ROUNDING)
+        store(value, sink, low_sink, offsets, mask, KIND, ROUNDING)
+
+
+@triton.jit
+def _normal_row(
+    source, sink, low_source, low_sink, at, row, rows, columns, local, z, factor, decay,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr,
+):  # fmt: skip
+    """One row: round(decay x + factor z)."""
+    offsets, mask = (at - row) * columns + local, (at >= row) & (at < row + rows) & (local < columns)
+    value = load(source, low_source, offsets, mask, KIND, ROUNDING) * decay + z * factor
+    store(round_value(value, 0, KIND, ROUNDING), sink, low_sink, offsets, mask, KIND, ROUNDING)
+
+
+@triton.jit
+def _normals(
+    source, sink, low_source, low_sink, decay_table, terms, scales,
+    row, rows, column, columns, total_columns, stream_low, stream_high, decays, base, local,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr,
+):  # fmt: skip
+    """One move of one term of normals on rows [base, base + 128), four rows a block."""
+    factor = _factor(scales, KIND)
+    decay = tl.where(decays != 0, _factor(decay_table, KIND), 1.0)
+    seed, step, tag = tl.load(terms + 1), tl.load(terms + 2), tl.load(terms + 3)
+    for group in range(32):
+        block = ((base >> 2) + group) * total_columns + column + local
+        words = philox(block, tag, stream_low, stream_high, seed, step)
+        at = base + group * 4
+        for pair in tl.static_range(2):
+            c, s = normal_pair(words[2 * pair], words[2 * pair + 1])
+            _normal_row(
+                source, sink, low_source, low_sink, at + 2 * pair, row, rows, columns, local, c, factor, decay,
+                KIND, ROUNDING,
+            )  # fmt: skip
+            _normal_row(
+                source, sink, low_source, low_sink, at + 2 * pair + 1, row, rows, columns, local, s, factor, decay,
+                KIND, ROUNDING,
+            )  # fmt: skip
 
 
 @triton.jit
 def move_tile(
     source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
     row, rows, column, columns, total_columns, stream_low, stream_high, decays, row_tile, column_tile,
-    SIGNS: tl.constexpr, NORMALS: tl.constexpr, KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr,
-    ONE_TERM: tl.constexpr, COLUMNS: tl.constexpr,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr, TERMS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Tile (row_tile, column_tile) of a window [rows, columns] whose first element is (row, column) of the parameter."""
-    if MODE == FLAT:
-        offsets = row_tile.to(tl.int64) * FLAT_ELEMENTS + tl.arange(0, FLAT_ELEMENTS)
-        at = row + offsets // columns
-        lane = at.to(tl.int32)  # only its low bits are used
-        _slice(
-            source, sink, low_source, low_sink, offsets, offsets < rows.to(tl.int64) * columns,
-            moves, decay_table, terms, scales, move_count,
-            column + offsets % columns, at >> 7, lane & 127, at >> 2, lane & 3, at >> 3, lane & 7,
-            total_columns, stream_low, stream_high, decays, SIGNS, NORMALS, KIND, ROUNDING, -1, ONE_TERM,
-        )  # fmt: skip
-        return
     local = column_tile * COLUMNS + tl.arange(0, COLUMNS)[None, :]  # column of the window
     base = ((row >> 7) + row_tile) << 7  # a multiple of 128: first row of the tile in the parameter
-    for part in tl.static_range(8 if MODE == BY_EIGHT else 4):
-        if MODE == BY_EIGHT:
-            r = tl.arange(0, 16)[:, None]
-            inside, fourth, eighth = 8 * r + part, 2 * r + part // 4, r
-        elif MODE == BY_FOUR:
-            r = tl.arange(0, 32)[:, None]
-            inside, fourth, eighth = 4 * r + part, r, r // 2
-        else:
-            r = tl.arange(0, 32)[:, None]
-            inside, fourth, eighth = 32 * part + r, r, r
-        at = base + inside
-        lane = tl.full([1, 1], part, tl.int32)
-        _slice(
-            source, sink, low_source, low_sink, (at - row) * columns + local,
-            (at >= row) & (at < row + rows) & (local < columns),
-            moves, decay_table, terms, scales, move_count,
-            column + local, base >> 7, inside, (base >> 2) + fourth, lane & 3, (base >> 3) + eighth, lane,
-            total_columns, stream_low, stream_high, decays,
-            SIGNS, NORMALS, KIND, ROUNDING, part if MODE == BY_WORD else -1, ONE_TERM,
+    if MODE == FLAT:
+        _flat(
+            source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
+            row, rows, column, columns, total_columns, stream_low, stream_high, decays, row_tile, KIND, ROUNDING,
         )  # fmt: skip
+    elif MODE == SIGNS:
+        _signs(
+            source, sink, low_source, low_sink, moves, decay_table, terms, scales,
+            row, rows, column, columns, total_columns, stream_low, stream_high, decays, base, local,
+            KIND, ROUNDING, TERMS,
+        )  # fmt: skip
+    elif MODE == NORMALS:
+        _normals(
+            source, sink, low_source, low_sink, decay_table, terms, scales,
+            row, rows, column, columns, total_columns, stream_low, stream_high, decays, base, local, KIND, ROUNDING,
+        )  # fmt: skip
+    else:
+        for group in range(16):
+            at = base + group * 8 + tl.arange(0, 8)[:, None]
+            offsets, mask = (at - row) * columns + local, (at >= row) & (at < row + rows) & (local < columns)
+            value = load(source, low_source, offsets, mask, KIND, ROUNDING)
+            value = _any_moves(
+                value, moves, decay_table, terms, scales, move_count, decays, at, base >> 7, (base >> 3) + group,
+                column + local, total_columns, stream_low, stream_high, KIND, ROUNDING,
+            )  # fmt: skip
+            store(value, sink, low_sink, offsets, mask, KIND, ROUNDING)
