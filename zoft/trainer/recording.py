@@ -28,6 +28,10 @@ class RecordTrajectory(TrainerCallback):
         if self.optimizer.steps < state.global_step:
             logger.warning("no optimizer state in the checkpoint: directions go on from step %d", state.global_step)
             self.optimizer.steps = state.global_step
+        self.open(args)
+
+    def open(self, args: Any) -> None:
+        """Record from the optimizer's present step on; a rewind closes, moves the optimizer back and opens again."""
         if args.should_save:
             path = Path(args.output_dir) / LOG_NAME
             self._recorder = attach(self.optimizer, path, base=self.base, checkpoint=self.checkpoint)

@@ -74,5 +74,5 @@ class Rewinding(TrainerCallback):
         self.steering.rewound()
         self.rewinds.append((here, target))
         if recorded:
-            self.recording.on_train_begin(args, state, control)  # type: ignore[union-attr]
+            self.recording.open(args)  # type: ignore[union-attr]
         logger.warning("rewound from step %d to step %d; learning rate x %g", here, target, self.steering.scale)
