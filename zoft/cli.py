@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": Command("zoft.trajectory.commands:replay", "rebuild a run's weights from its log: replay BASE LOG OUT"),
     "pack": Command("zoft.trajectory.commands:pack", "make a folder to publish of a run's log: pack LOG OUT"),
     "merge": Command("zoft.trajectory.commands:merge", "add up runs from one base: merge BASE OUT LOG=SCALE …"),
+    "bench": Command("zoft.bench:main", "time a step here beside its own forwards and MeZO's: bench --model NAME"),
     "recipes": Command("zoft.config.listing:recipes", "list the recipes: what each needs and should reach"),
     "configs": Command("zoft.config.listing:configs", "print the path of a launch file: zoft configs NAME"),
 }

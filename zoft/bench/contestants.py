@@ -1,0 +1,130 @@
+"""What is timed against what: forward passes alone, MeZO as published, and a step of zoft in each of its modes.
+
+forwards            two plain forwards, logits of every position and next-token loss
+forwards_label      two plain forwards of the same prompts, logits of the candidates at the last position only
+mezo                MeZO's step on the forwards of `forwards`
+mezo_passes         its three perturbations and its update, without forwards
+mezo_harness        its step as its harness runs a classification task: one sequence per candidate, all logits
+<mode>              zoft's step on the forwards of `forwards`; modes are those of MODES
+<mode>_passes       the same without forwards (in place; read-only panels are made inside the forward)
+<mode>_label        zoft's step on the forwards of `forwards_label`
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from zoft.bench.splitting import Split, split_times
+from zoft.errors import UsageError
+from zoft.mezo import MeZO
+from zoft.objectives import CandidateLikelihood
+from zoft.optimizer import ZOOptimizer
+from zoft.perturb import evaluation_mode
+
+LR = 1e-7
+EPS = 2.0**-10
+CANDIDATES = 2  # of the classification step
+MODES: dict[str, dict[str, Any]] = {
+    "read_only": {"perturbation": "read_only", "weight_rounding": "auto"},
+    "read_only_gaussian": {"perturbation": "read_only", "weight_rounding": "auto", "distribution": "gaussian"},
+    "in_place": {"perturbation": "in_place", "weight_rounding": "auto"},
+    "in_place_gaussian": {"perturbation": "in_place", "weight_rounding": "auto", "distribution": "gaussian"},
+}
+PLAIN = ("forwards", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Random tokens."""
+
+    ids: torch.Tensor  # [B, T]
+
+    @classmethod
+    def random(cls, model: nn.Module, rows: int, length: int) -> Batch:
+        weight = next(model.parameters())
+        vocabulary = int(getattr(model.config, "vocab_size"))  # noqa: B009
+        generator = torch.Generator().manual_seed(0)
+        return cls(torch.randint(4, vocabulary, (rows, length), generator=generator).to(weight.device))
+
+    def full(self, model: nn.Module) -> torch.Tensor:
+        """Next-token loss over all positions."""
+        mask = torch.ones_like(self.ids)
+        return model(input_ids=self.ids, attention_mask=mask, labels=self.ids, use_cache=False).loss
+
+    def label(self, model: nn.Module) -> torch.Tensor:
+        """One prompt an example, the rows of the candidates' tokens at its last position."""
+        rows = len(self.ids)
+        batch = {
+            "input_ids": self.ids,
+            "attention_mask": torch.ones_like(self.ids),
+            "choices": torch.tensor([[5, 6]], device=self.ids.device).expand(rows, CANDIDATES),
+            "gold": torch.zeros(rows, dtype=torch.long, device=self.ids.device),
+        }
+        return CandidateLikelihood().losses(model, batch)
+
+    def harness(self, model: nn.Module) -> torch.Tensor:
+        """The same task as MeZO's harness runs it: a sequence per candidate, log softmax over all logits."""
+        ids = self.ids.repeat_interleave(CANDIDATES, dim=0).clone()
+        ids[:, -1] = torch.tensor([5, 6], device=ids.device).repeat(len(self.ids))
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        shifted = functional.log_softmax(logits[..., :-1, :].contiguous(), dim=-1)
+        scores = shifted[:, -1].gather(-1, ids[:, -1:]).view(-1, CANDIDATES).float()
+        return functional.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=ids.device))
+
+
+class Contestants:
+    """Callables by name; models are copied where a contestant writes to its weights."""
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        self._model, self._batch = model, batch
+        self.splits: dict[str, list[Split]] = {}
+        self._mezo: MeZO | None = None
+
+    def get(self, name: str) -> Callable[[], object]:
+        """
+        Raises:
+            UsageError: no such contestant.
+        """
+        model, batch = self._model, self._batch
+        if name.startswith("forwards"):
+            loss = {"forwards": batch.full, "forwards_label": batch.label}.get(name)
+            if loss is not None:
+                return lambda: self._two(loss)
+        if name.startswith("mezo"):
+            mezo = self._mezo = self._mezo or MeZO(copy.deepcopy(model), LR, eps=EPS)
+            if name == "mezo_passes":
+                return lambda: mezo.step(lambda: 0.0)
+            loss = {"mezo": batch.full, "mezo_harness": batch.harness}.get(name)
+            if loss is not None:
+                return lambda: mezo.step(lambda: loss(mezo.model))
+        kind = "passes" if name.endswith("_passes") else "label" if name.endswith("_label") else ""
+        mode = name.removesuffix("_passes").removesuffix("_label")
+        if mode not in MODES:
+            raise UsageError(f"contestant {name!r} does not exist; there are: {', '.join([*PLAIN, *MODES])}")
+        return self._step(name, mode, kind)
+
+    def _two(self, loss: Callable[[nn.Module], torch.Tensor]) -> None:
+        with evaluation_mode(self._model):
+            for _ in range(2):
+                loss(self._model).mean().item()
+
+    def _step(self, name: str, mode: str, kind: str) -> Callable[[], object]:
+        batch, settings = self._batch, MODES[mode]
+        model = self._model if settings["perturbation"] == "read_only" else copy.deepcopy(self._model)
+        optimizer = ZOOptimizer(model, LR, eps=EPS, **settings)
+        taken = self.splits[name] = []
+        losses = {"passes": lambda: 0.0, "label": lambda: batch.label(model), "": lambda: batch.full(model)}
+
+        def run() -> None:
+            with split_times(optimizer) as split:
+                optimizer.step(losses[kind])
+            taken.append(split)
+
+        return run

@@ -1,0 +1,66 @@
+"""Where the time of a step goes: perturbed copies, sweeps over the weights, and everything else (the forwards)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zoft.backends import Backend, Move, Rounding, Target
+from zoft.optimizer import ZOOptimizer
+
+
+@dataclass
+class Split:
+    """Wall seconds of one step."""
+
+    panels: float = 0.0  # perturbed copies of weights, their random numbers included
+    sweeps: float = 0.0  # writes to the weights, their random numbers included
+    whole: float = 0.0
+
+    @property
+    def rest(self) -> float:
+        return self.whole - self.panels - self.sweeps
+
+
+class _Timed(Backend):
+    """Hands every op on, and adds up its time."""
+
+    name = "timed"
+
+    def __init__(self, inner: Backend, split: Split) -> None:
+        self._inner, self._split = inner, split
+
+    def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
+        self._time("panels" if target.out is not None else "sweeps", self._inner.axpby_, target, moves, rounding)
+
+    def sweep_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
+        panels = all(target.out is not None for target in targets)
+        self._time("panels" if panels else "sweeps", self._inner.sweep_, targets, moves, rounding)
+
+    def _time(self, part: str, op: Any, *arguments: Any) -> None:
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        op(*arguments)
+        if cuda:
+            torch.cuda.synchronize()
+        setattr(self._split, part, getattr(self._split, part) + time.perf_counter() - start)
+
+
+@contextmanager
+def split_times(optimizer: ZOOptimizer) -> Iterator[Split]:
+    """Inside, the optimizer's ops are timed one by one."""
+    split, inner = Split(), optimizer.space.backend
+    optimizer.space.backend = _Timed(inner, split)
+    start = time.perf_counter()
+    try:
+        yield split
+    finally:
+        split.whole = time.perf_counter() - start
+        optimizer.space.backend = inner
