@@ -89,6 +89,8 @@ def test_max_time_stops_the_run(arguments, tmp_path: Path) -> None:
         ({"deepspeed": "ds.json"}, "DeepSpeed"),
         ({"train_file": "/nowhere.jsonl"}, "does not exist"),
         ({"resume_from_checkpoint": "/nowhere"}, "does not exist"),
+        ({"load_best_model_at_end": "true", "eval_strategy": "no"}, "makes none"),
+        ({"load_best_model_at_end": "true", "eval_strategy": "steps", "save_strategy": "epoch"}, "training settings: "),
         ({"zo_eps": "big"}, "zo_eps"),
         ({"learnin_rate": 1}, "did you mean learning_rate"),
         ({"perturbation": "in_place", "dtype": "bfloat16", "zo_distribution": "gaussian"}, "drifts"),

@@ -6,7 +6,7 @@ import pytest
 
 from zoft.errors import UsageError
 from zoft.report.figure import plot_run, series
-from zoft.report.table import Closing, closing_table, human_bytes
+from zoft.report.table import human_bytes
 
 HISTORY = [
     {"step": 0, "eval_loss": 0.7, "eval_accuracy": 0.5},
@@ -45,11 +45,6 @@ def test_an_empty_history_is_refused_and_nothing_is_written(tmp_path):
 def test_matplotlib_is_imported_only_to_draw():
     code = "import sys, zoft.report.figure, zoft.report.table; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_table_leaves_out_what_was_not_measured():
-    assert closing_table(Closing(accuracy_after=0.75)) == "held-out accuracy after   75.0 %"
-    assert closing_table(Closing()) == ""
 
 
 @pytest.mark.parametrize(

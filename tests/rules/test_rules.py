@@ -13,6 +13,7 @@ from zoft.directions import DirectionSource, Window, draw
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Flag, Step
 from zoft.rules import RULES, rule, spend
+from zoft.space import ParameterSpace
 
 WINDOW = Window.whole(7, (6, 5))
 SOURCE = DirectionSource(2)
@@ -129,3 +130,38 @@ def test_every_rule(name: str) -> None:
 def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         rule(name, **settings)
+
+
+@pytest.mark.parametrize("share", [1e-9, 1e-7, 2.5e-6, 1e-3], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_decay_shrinks_the_weights_however_small_lr_times_weight_decay_is(share: float, dtype: torch.dtype) -> None:
+    """In all by prod(1 - lr * weight_decay), up to the unpaid rest and the rounding of payments; 1 - 1e-9 is 1 in float32."""
+    count = 40_000 if share == 1e-9 else 2_000
+    module = torch.nn.Linear(50, 40, bias=False, dtype=dtype)
+    torch.nn.init.uniform_(module.weight, 0.5, 1.0)
+    space = ParameterSpace(module, rounding="residual16" if dtype is torch.bfloat16 else "nearest")
+    before = stored(space).double().sum()
+    made, state = rule("sgd"), {}
+    for index in range(count):
+        quiet = Step(index, Estimate(SOURCE.at(index), (0.0,), 0.0), lr=share * 10, weight_decay=0.1)
+        move, state = spend(made, state, quiet)
+        assert move is not None
+        if move.decay != 1.0:
+            assert 1.0 - move.decay >= 2.0**-16
+            space.move_([move])
+    left = float(stored(space).double().sum() / before)
+    intended = (1.0 - share) ** count
+    # A weight is rounded by half a spacing (2^-25 of a weight in [0.5, 1)) a payment, independently: 2,000 weights and n
+    # payments leave a mean error of 2^-25 sqrt(n / 2000), and a bias of at most that of ties; 10 % of the smallest payment is
+    # ample. Late payment changes each by at most 2^-16 of itself.
+    assert abs(left - intended) <= 2.0**-16 * (1.0 - intended) + state.get("decay_debt", 0.0) + 0.1 * 2.0**-16
+    if share == 1e-9:
+        assert 1.0 - left > 2.0**-16 * 1.9 and float(torch.tensor(1.0 - share)) == 1.0
+
+
+def stored(space: ParameterSpace) -> torch.Tensor:
+    """The weight that is stored, residual bits included."""
+    slot = space.slots[0]
+    if slot.residual is None:
+        return slot.weight.detach()
+    return ((slot.weight.detach().view(torch.int16).int() << 16) + slot.residual.int()).view(torch.float32)

@@ -1,5 +1,6 @@
 """How a command ends: with its own exit code, or with one message and code 2 when the user's input was wrong."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
 
     Every process of a launch makes the same check, so all of them leave with code 2 and only the first one says why.
     """
+    _hush()
     try:
         return main(argv) or 0
     except UsageError as error:
@@ -28,3 +30,12 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
     except BrokenPipeError:  # `zoft recipes | head` closes the pipe early, which is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _hush() -> None:
+    """Leave out a warning that says nothing to our users.
+
+    PEFT imports bitsandbytes wherever it is installed, and on a CPU with bfloat16 instructions bitsandbytes then warns that
+    its kernel for 4-bit weights on CPUs lies in a package that is not installed. Its errors are still shown.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

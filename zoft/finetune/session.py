@@ -6,7 +6,6 @@ import json
 import warnings
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -14,6 +13,7 @@ from transformers import set_seed
 
 from zoft.config import RunConfig
 from zoft.directions import Distribution
+from zoft.errors import UsageError
 from zoft.evaluate import compute_metrics_of
 from zoft.finetune.clock import MaxTime
 from zoft.finetune.folder import run_folder
@@ -30,7 +30,7 @@ def finetune(config: RunConfig) -> Summary:
     Raises:
         UsageError: wrong input, found before training starts.
     """
-    args = ZOConfig(**_arguments(config))
+    args = _arguments(config)
     args.output_dir = str(run_folder(config))
     set_seed(args.seed)
     with PartialState().local_main_process_first():  # one process downloads or builds, the others find it made
@@ -74,11 +74,20 @@ def opening_words(config: RunConfig, trainer: ZOTrainer, materials: Materials) -
     return "\n".join(lines)
 
 
-def _arguments(config: RunConfig) -> dict[str, Any]:
-    """The arguments of ZOConfig: Transformers' settings as given, and the zeroth-order ones."""
+def _arguments(config: RunConfig) -> ZOConfig:
+    """Transformers' settings as given, and the zeroth-order ones.
+
+    Raises:
+        UsageError: settings that Transformers refuses, each alone or together.
+    """
     zo = {f.name: getattr(config.zo, f.name) for f in fields(config.zo)}
     quiet = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
-    return {"output_dir": config.run.runs_dir, **quiet, **config.training, **zo}
+    try:
+        return ZOConfig(**{"output_dir": config.run.runs_dir, **quiet, **config.training, **zo})
+    except UsageError:
+        raise
+    except ValueError as error:  # its own checks of settings that do not go together
+        raise UsageError(f"training settings: {' '.join(str(error).split())}") from error
 
 
 def _rehearse(config: RunConfig, materials: Materials) -> None:

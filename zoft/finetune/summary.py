@@ -69,6 +69,7 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
             and what the run shows.
     """
     from zoft.report.figure import plot_run
+    from zoft.report.table import aligned
 
     folder = Path(summary.folder)
     (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=1))
@@ -86,8 +87,7 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
         picture = plot_run(trainer.state.log_history, folder / "run.png", title=summary.recipe or "")
         rows.append(("picture", str(picture)))
     rows += [(what, str(folder / name)) for what, name in KEPT.items() if (folder / name).is_file()]
-    width = max(len(name) for name, _ in rows)
-    lines = ["", *(f"{name:<{width}}  {value}" for name, value in rows)]
+    lines = ["", aligned(rows)]
     if compare:
         from zoft.quickstart.task import WHAT_IT_SHOWS
 
@@ -98,6 +98,7 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
 def _memory_rows(trainer: ZOTrainer, materials: Materials) -> list[tuple[str, str]]:
     """Peak bytes of tensors in one step on this model and batch size, both measured now."""
     from zoft.report.memory import adamw_step_bytes, weight_bytes, zo_step_bytes
+    from zoft.report.table import human_bytes
 
     size = trainer.args.per_device_train_batch_size
     batch: Any = materials.collator(materials.train[:size])
@@ -112,6 +113,9 @@ def _memory_rows(trainer: ZOTrainer, materials: Materials) -> list[tuple[str, st
         adamw_step_bytes(materials.model, loss),
     )
     return [
-        ("peak memory, a step", f"{zo / 1e6:.2f} MB (weights {weights / 1e6:.2f} MB)"),
-        ("peak memory, an AdamW step", f"{adamw / 1e6:.2f} MB on the same model and batch"),
+        ("peak memory, a step", f"{human_bytes(zo)}, of which the weights are {human_bytes(weights)}"),
+        (
+            "peak memory, an AdamW step",
+            f"{human_bytes(adamw)} on the same model and batch, {adamw / zo:.1f} times as much",
+        ),
     ]

@@ -1,50 +1,19 @@
-"""The closing table of a run: what it reached, how fast, and in how much memory."""
+"""The closing table of a run, as text."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 
-@dataclass(frozen=True)
-class Closing:
-    """What a run ends with; None where it was not measured, which leaves the line out."""
+def aligned(rows: Sequence[tuple[str, str]]) -> str:
+    """One line a fact, names and values below each other.
 
-    accuracy_before: float | None = None  # held out, in [0, 1]
-    accuracy_after: float | None = None
-    steps: int = 0
-    seconds: float = 0.0  # of training, without evaluation where the caller could tell them apart
-    zo_peak_bytes: int | None = None  # weights and all that a zeroth-order step makes beyond them
-    adamw_peak_bytes: int | None = None  # the same of an AdamW step, same model and batch
-
-
-def closing_table(closing: Closing) -> str:
-    """The table as text, one line a fact, names and values aligned.
-
-    >>> closing = Closing(0.5, 0.98, steps=400, seconds=8.0, zo_peak_bytes=2_000_000, adamw_peak_bytes=8_000_000)
-    >>> print(closing_table(closing))
-    held-out accuracy before   50.0 %
-    held-out accuracy after    98.0 %
-    steps                      400 in 8.0 s (50.0 a second)
-    peak memory of a step      2.0 MB
-    the same with AdamW        8.0 MB (4.0 times as much)
+    >>> print(aligned([("steps", "400"), ("picture", "run.png")]))
+    steps    400
+    picture  run.png
     """
-    lines: list[tuple[str, str]] = []
-    if closing.accuracy_before is not None:
-        lines.append(("held-out accuracy before", f"{100 * closing.accuracy_before:.1f} %"))
-    if closing.accuracy_after is not None:
-        lines.append(("held-out accuracy after", f"{100 * closing.accuracy_after:.1f} %"))
-    if closing.steps and closing.seconds > 0:
-        rate = closing.steps / closing.seconds
-        lines.append(("steps", f"{closing.steps} in {closing.seconds:.1f} s ({rate:.1f} a second)"))
-    if closing.zo_peak_bytes is not None:
-        lines.append(("peak memory of a step", human_bytes(closing.zo_peak_bytes)))
-    if closing.adamw_peak_bytes is not None:
-        compared = (
-            f" ({closing.adamw_peak_bytes / closing.zo_peak_bytes:.1f} times as much)" if closing.zo_peak_bytes else ""
-        )
-        lines.append(("the same with AdamW", human_bytes(closing.adamw_peak_bytes) + compared))
-    width = max((len(name) for name, _ in lines), default=0)
-    return "\n".join(f"{name:<{width}}   {value}" for name, value in lines)
+    width = max((len(name) for name, _ in rows), default=0)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
 def human_bytes(count: int) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
+
 from zoft.backends import Move, Term
 from zoft.estimate import Step
 
@@ -29,13 +31,39 @@ class Rule(ABC):
         return {"name": self.name}
 
 
+DEBT = "decay_debt"  # in a rule's state: weight decay that was asked for and not yet applied, as a share of the weights
+LEAST_DECAY = 2.0**-16  # 256 spacings of float32 below 1: rounding then blurs a decay by less than 1 %
+
+
 def spend(rule: Rule, state: State, step: Step) -> tuple[Move | None, State]:
     """The move that a step makes: what the optimizer hands to the weights, and what replay repeats.
 
-    Decoupled weight decay: a = 1 - lr * weight_decay. A skipped step moves nothing and leaves the state as it was.
+    Decoupled weight decay, a = 1 - lr * weight_decay, through a debt (`pay`). A skipped step moves nothing and leaves
+    the state as it was.
     """
     if step.flags.skipped:
         return None, state
-    terms, state = rule.update(state, step)
+    debt = state.get(DEBT, 0.0) + step.lr * step.weight_decay
+    terms, after = rule.update(state, step)
+    decay, debt = pay(debt)
+    after = {name: value for name, value in after.items() if name != DEBT} | ({DEBT: debt} if debt else {})
     key = (step.estimate.directions[0].seed, step.index)  # its own bits for every step, whatever its directions
-    return Move(terms, decay=1.0 - step.lr * step.weight_decay, rounding_key=key), state
+    return Move(terms, decay=decay, rounding_key=key), after
+
+
+def pay(debt: float) -> tuple[float, float]:
+    """(the factor a by which weights are multiplied now, the debt that is left), from a debt in float64.
+
+    Weights are multiplied in float32, where 1 - lr * weight_decay is 1 as soon as lr * weight_decay < 2^-25, and blurred by
+    up to half of itself not far above: at zeroth-order rates such a decay would vanish, or double. So it is added up, and
+    paid once the sum is at least `LEAST_DECAY`; what float32 cannot hold of a payment stays owed (it may be below zero). Paying
+    late changes the weights by less than LEAST_DECAY of the decay itself. The debt is in the rule's state, so checkpoints hold
+    it and replay repeats it. A factor that float32 holds exactly is the same in every accumulator.
+
+    >>> pay(1e-7), pay(2.0**-16)
+    ((1.0, 1e-07), (0.9999847412109375, 0.0))
+    """
+    if debt < LEAST_DECAY:
+        return 1.0, debt
+    factor = float(np.float32(1.0 - debt))
+    return factor, debt - (1.0 - factor)

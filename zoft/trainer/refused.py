@@ -33,6 +33,12 @@ def check_training_settings(values: Mapping[str, Any]) -> None:
         value = values.get(name)
         if refuses(value):
             raise UsageError(f"{name}={value}: {reason}")
+    evaluations = values.get("eval_strategy") or "no"  # text, or Transformers' enumeration
+    if values.get("load_best_model_at_end") and getattr(evaluations, "value", evaluations) == "no":
+        raise UsageError(
+            "load_best_model_at_end=True chooses by evaluations, but eval_strategy=no makes none; set eval_strategy=steps "
+            "(and save_strategy to the same), or load_best_model_at_end=false"
+        )
     checkpoint = values.get("resume_from_checkpoint")
     if isinstance(checkpoint, str) and checkpoint.lower() not in ("true", "false", ""):
         check_checkpoint(checkpoint)

@@ -18,13 +18,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 
 from zoft.directions import DirectionSource, Distribution
 from zoft.estimate import Estimate, Flag, Step
+from zoft.rules import rule, spend
 from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.frame import COMPACT, DIGEST_BYTES, digest, frame
 from zoft.trajectory.header import Header
@@ -37,9 +38,7 @@ def encode_compact(log: TrajectoryLog) -> bytes:
     """A log in the compact form: replay of the one equals replay of the other, bit for bit.
 
     Raises:
-        TrajectoryError: it is empty, a step used other directions than its own, or (never seen) a decay factor has no
-        exact
-            complement.
+        TrajectoryError: it is empty, or a step used other directions than its own.
     """
     header, steps = log.header, log.steps
     if not steps:
@@ -50,7 +49,7 @@ def encode_compact(log: TrajectoryLog) -> bytes:
             raise TrajectoryError(f"step {step.index} used other directions than its own; publish the full log instead")
     spent, real = _kind(header)
     if spent:
-        steps = tuple(_as_spent(step, real) for step in steps)
+        header, steps = _as_spent(header, steps, real)
     constant = {}
     for name in (EVALUATIONS, LR, DECAY):
         values = {getattr(step, name) for step in steps}
@@ -129,14 +128,17 @@ def _row(header: Header, constant: dict[str, Any]) -> np.dtype:
     return np.dtype(columns)
 
 
-def _as_spent(step: Step, real: str) -> Step:
-    """The same move with lr = 1: c' = lr c and 1 - decay, both as the backend will round them."""
-    scales = _rounded([-step.lr * c for c in step.estimate.coefficients], real)
-    (decay,) = _rounded([1.0 - step.lr * step.weight_decay], real)
-    if 1.0 - (1.0 - decay) != decay:
-        raise TrajectoryError(f"the decay factor {decay} of step {step.index} has no exact form; publish the full log")
-    estimate = Estimate(step.estimate.directions, tuple(-scale for scale in scales), math.nan)
-    return Step(step.index, estimate, 1.0, 1.0 - decay, step.flags, step.evaluations)
+def _as_spent(header: Header, steps: Sequence[Step], real: str) -> tuple[Header, tuple[Step, ...]]:
+    """The same moves with lr = 1: c' = lr c as the backend rounds it, and the decay that was paid, which leaves no debt."""
+    made, state = rule(**header.rule), header.rule_state
+    found = []
+    for step in steps:
+        move, state = spend(made, state, step)
+        scales = _rounded([-step.lr * c for c in step.estimate.coefficients], real)
+        decay = 1.0 if move is None else move.decay
+        estimate = Estimate(step.estimate.directions, tuple(-scale for scale in scales), math.nan)
+        found.append(Step(step.index, estimate, 1.0, 1.0 - decay, step.flags, step.evaluations))
+    return replace(header, rule_state=made.init()), tuple(found)
 
 
 def _rounded(values: Sequence[float], real: str) -> list[float]:
