@@ -20,6 +20,7 @@ from zoft.perturb import ReadOnly, evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
 from zoft.rules import spend
+from zoft.same_draws import SameDraws
 from zoft.space import ParameterSpace
 from zoft.storage import choose_rounding
 from zoft.tally import Part, Taken, Totals, taken, total
@@ -87,6 +88,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.rule_state = self.rule.init()
         self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
+        self._devices = {weight.device for weight in model.parameters()}  # where a loss may draw random numbers
         self.steps = 0  # optimizer steps so far: the next step's index
         self.skipped = 0  # of them, how many moved nothing
         self.last: Step | None = None
@@ -102,7 +104,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
         Args:
             closure: returns the loss of the micro-batch, or the losses of its examples [B], whose mean is the loss;
-                called once per point with dropout off and no graph.
+                called once per point with dropout off, no graph, and torch's generators in the same state each time.
             divisor: the micro-batch's loss counts 1/divisor in the sum over the micro-batches of all ranks; None: their
                 mean is taken.
 
@@ -112,23 +114,22 @@ class ZOOptimizer(torch.optim.Optimizer):
         population = self.estimator.population(self.source.at(self.steps, self.directions))
         if self._request is None:
             self._request = Request() if self.governor is None else self.governor.request(self.steps)
+        loss = SameDraws(lambda: taken(closure()), self._devices)
         with evaluation_mode(self.model):
-            losses = self.perturbation.losses(population, lambda: taken(closure()))
-            asked = self._probe_losses(self._request, closure)
+            losses = self.perturbation.losses(population, loss)
+            asked = self._probe_losses(self._request, loss)
+        loss.leave()
         self._parts.append(Part([*losses, *asked], divisor))
         return mean(loss for loss, _, _ in losses)
 
-    def _probe_losses(self, request: Request, closure: Loss) -> list[Taken]:
+    def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[Taken]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
         distribution = Distribution.GAUSSIAN if request.gaussian else Distribution.RADEMACHER
         probes = self.source.probes_at(self.steps, request.probes, distribution)
         points: list[Point] = [tuple(Term(probes[i], scale) for i, scale in point) for point in request.points]
         if any(points) and self._probing is None:
             self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)
-        return [
-            self._probing.losses([p], lambda: taken(closure()))[0] if p and self._probing else taken(closure())
-            for p in points
-        ]
+        return [self._probing.losses([p], loss)[0] if p and self._probing else loss() for p in points]
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]

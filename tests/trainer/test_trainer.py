@@ -122,6 +122,22 @@ def test_resume_equals_an_uninterrupted_run(tiny_model, arguments, rows, perturb
     assert resumed.zo.space.fingerprint() == whole.zo.space.fingerprint()
 
 
+def test_resume_is_exact_when_the_loss_draws_random_numbers(tiny_model, arguments, rows) -> None:
+    class Noisy(ZOTrainer):
+        drawn = ()
+
+        def compute_loss(self, *args, **kwargs):
+            self.drawn = (*self.drawn, torch.rand(()).item())
+            return super().compute_loss(*args, **kwargs) * (1.0 + self.drawn[-1])
+
+    changes = {"save_strategy": "steps", "save_steps": 2, "gradient_accumulation_steps": 2}
+    whole, resumed = (Noisy(tiny_model(), ZOConfig(**{**arguments, **changes}), train_dataset=rows) for _ in range(2))
+    whole.train()
+    resumed.train(resume_from_checkpoint=f"{arguments['output_dir']}/checkpoint-2")
+    assert len(set(whole.drawn)) == 12 and set(resumed.drawn) == set(whole.drawn[-len(resumed.drawn) :])
+    assert resumed.zo.space.fingerprint() == whole.zo.space.fingerprint()
+
+
 def test_resuming_with_another_seed_is_refused(tiny_model, arguments, rows) -> None:
     changes = {"save_strategy": "steps", "save_steps": 2}
     trained(tiny_model(), arguments, rows, **changes)

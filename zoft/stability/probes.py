@@ -11,6 +11,7 @@ from zoft.backends import Term
 from zoft.directions import Direction, DirectionSource, Distribution, draw
 from zoft.errors import UsageError
 from zoft.perturb import Perturbation, ReadOnly, evaluation_mode
+from zoft.same_draws import SameDraws
 from zoft.space import ParameterSpace
 from zoft.stability.curvature import FIRST_PROBES, FLOOR_SHARE, LARGEST_RADIUS, rounding_noise
 from zoft.stability.reading import Reading, frobenius_squared_reading, second_difference, trace_reading
@@ -41,7 +42,8 @@ class Probes:
 
 
 class Prober:
-    """Takes losses around the weights of `model`, read-only. `loss` is called once per point, without a graph.
+    """Takes losses around the weights of `model`, read-only. `loss` is called once per point, without a graph, and with
+    torch's generators in the state in which they were when the prober was made.
 
     >>> model = torch.nn.Linear(3, 1, bias=False)
     >>> prober = Prober(model, lambda: 2.0 * model(torch.eye(3)).square().sum())
@@ -50,7 +52,8 @@ class Prober:
     """
 
     def __init__(self, model: torch.nn.Module, loss: Loss, seed: int = 0, backend: str = "auto") -> None:
-        self.model, self.loss = model, loss
+        self.model = model
+        self._loss = SameDraws(lambda: float(loss()), {weight.device for weight in model.parameters()})
         self.space = ParameterSpace(model, backend_name=backend)
         self.source = DirectionSource(seed)
         self.forwards = 0  # losses taken so far
@@ -66,7 +69,9 @@ class Prober:
         """The loss at each point w + sum_k s_k z_k."""
         self.forwards += len(points)
         with evaluation_mode(self.model):
-            return self._view.losses(points, lambda: float(self.loss()))
+            losses = self._view.losses(points, self._loss)
+        self._loss.leave()
+        return losses
 
     def point(self, direction: Direction, scale: float) -> tuple[Term, ...]:
         """w + scale z, as `losses` takes it."""
