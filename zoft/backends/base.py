@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from zoft.directions import Direction, Window
+from zoft.errors import UsageError
+
+PANEL_BYTES = 32 << 20  # of scratch: what stays in a GPU's second-level cache
 
 
 class Rounding(enum.StrEnum):
@@ -87,3 +90,82 @@ class Backend(ABC):
         """`axpby_` over many targets: all the parameters of a model."""
         for target in targets:
             self.axpby_(target, moves, rounding)
+
+    @abstractmethod
+    def dot(self, target: Target, direction: Direction) -> torch.Tensor:
+        """<x, z>, a scalar in the accumulator's type on the weight's device (no wait for it).
+
+        One order for every backend: down each column of each block of 128 rows, from zero, product and sum rounded apart;
+        the partial sums (block rows by columns, in that order) are then added by halves: `zoft.backends.fold`.
+        """
+
+    @abstractmethod
+    def panel_pair(
+        self,
+        target: Target,
+        points: Sequence[Point],
+        copies: torch.Tensor,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
+    ) -> None:
+        """Read a weight once: apply the pending `moves` to it, then write the weight displaced by every point.
+
+        Equal to `axpby_(target, moves, rounding)` followed by one `axpby_` to nearest into each copy. The copies show the
+        weight as it is stored, without its residual bits, as a forward pass at w itself would.
+
+        Args:
+            target: a matrix, or a panel or a vector of parameters; `out` must be None.
+            points: the population, often (+eps z, -eps z).
+            copies: [points, *weight.shape], contiguous, of the weight's dtype.
+            moves: the pending update; () leaves the weight alone.
+            rounding: of the update.
+        """
+
+    @abstractmethod
+    def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
+        """Rows of w + s z for a population: only the rows that are looked up are displaced.
+
+        Args:
+            ids: [points, ...] int64, rows of the weight; member g of the population reads ids[g].
+            target: the whole matrix or a panel of rows of it; residual bits are not shown.
+            points: the population.
+
+        Returns:
+            [*ids.shape, columns], bit for bit the rows of the displaced weight.
+        """
+
+    def perturbed_linear(
+        self, x: torch.Tensor, target: Target, points: Sequence[Point], panel_bytes: int = PANEL_BYTES
+    ) -> torch.Tensor:
+        """x[g] (W + s_g z)^T for every member g of a population, through panels of rows of W in scratch memory.
+
+        The panels are exact whatever their size; the products are the vendor's.
+
+        Args:
+            x: [points, ..., columns], of the weight's dtype.
+            target: a matrix [rows, columns] or a panel of rows of one.
+            points: the population.
+            panel_bytes: of scratch for all members together; at least one row is held.
+
+        Returns:
+            [points, ..., rows].
+
+        Raises:
+            UsageError: x does not belong to these points and this weight.
+        """
+        weight, columns = target.weight.detach(), target.window.columns
+        if x.ndim < 2 or x.shape[0] != len(points) or x.shape[-1] != columns or x.dtype is not weight.dtype:
+            raise UsageError(
+                f"perturbed_linear wants x [{len(points)}, ..., {columns}] {weight.dtype}, not {tuple(x.shape)} {x.dtype}"
+            )
+        flat = x.reshape(len(points), -1, columns)
+        y = x.new_empty(len(points), flat.shape[1], target.window.rows)
+        most = panel_bytes // (columns * len(points) * weight.element_size())
+        step = max(1, most // 128 * 128 or most)  # whole blocks of signs where they fit
+        scratch = x.new_empty(len(points) * min(step, target.window.rows) * columns)
+        for start in range(0, target.window.rows, step):
+            stop = min(start + step, target.window.rows)
+            copies = scratch[: len(points) * (stop - start) * columns].view(len(points), stop - start, columns)
+            self.panel_pair(Target(weight[start:stop], target.window.panel(start, stop)), points, copies)
+            y[:, :, start:stop] = torch.matmul(flat, copies.transpose(1, 2))
+        return y.reshape(*x.shape[:-1], target.window.rows)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from zoft.backends.base import Backend, Move, Rounding, Target
-from zoft.directions import Window, draw, rounding_bits
+from zoft.backends.base import Backend, Move, Point, Rounding, Target
+from zoft.backends.fold import fold
+from zoft.directions import Direction, Window, draw, draw_rows, rounding_bits
 from zoft.directions.rademacher import LANES
 from zoft.errors import UsageError
 
@@ -40,6 +41,47 @@ class ReferenceBackend(Backend):
                 residual[rows] = low  # type: ignore[assignment]
         if target.out is None and not weight.is_contiguous():
             weight.detach().copy_(sink.view(weight.shape))
+
+    def dot(self, target: Target, direction: Direction) -> torch.Tensor:
+        window = target.window
+        source = target.weight.detach().reshape(window.shape)
+        residual = None if target.residual is None else target.residual.view(window.shape)
+        first = window.row // LANES
+        partials = []
+        for block in range(first, -(-(window.row + window.rows) // LANES)):
+            start = max(block * LANES - window.row, 0)
+            stop = min((block + 1) * LANES - window.row, window.rows)
+            x = _load(source[start:stop], None if residual is None else residual[start:stop])
+            products = x * draw(direction, window.panel(start, stop), x.device).to(x.dtype)
+            total = torch.zeros_like(products[0])
+            for row in products:
+                total = total + row
+            partials.append(total)
+        return fold(torch.cat(partials)) if partials else fold(_load(source.reshape(-1), None))
+
+    def panel_pair(
+        self,
+        target: Target,
+        points: Sequence[Point],
+        copies: torch.Tensor,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
+    ) -> None:
+        if moves:
+            self.axpby_(target, moves, rounding)
+        for copy, point in zip(copies, points, strict=True):
+            self.axpby_(Target(target.weight, target.window, out=copy), [Move(point)])
+
+    def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
+        weight, window = target.weight.detach(), target.window
+        rows = []
+        for row_ids, point in zip(ids.reshape(len(points), -1), points, strict=True):
+            value = _load(weight.index_select(0, row_ids), None)
+            for term in point:
+                z = draw_rows(term.direction, window, row_ids).to(value.dtype)
+                value = value + z * _scalar(term.scale, value)
+            rows.append(value.to(weight.dtype))
+        return torch.stack(rows).reshape(*ids.shape, window.columns)
 
 
 def _apply(

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from zoft.backends.base import Backend, Move, Rounding, Target
+from zoft.backends.base import Move, Rounding, Target
+from zoft.backends.reference import ReferenceBackend
 from zoft.directions import Distribution
 from zoft.errors import UsageError
 from zoft_kernels import Moves, Weights, sweep_
@@ -14,7 +15,7 @@ from zoft_kernels import Moves, Weights, sweep_
 _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
 
 
-class TritonBackend(Backend):
+class TritonBackend(ReferenceBackend):
     """One launch a storage type, whatever the number of parameters."""
 
     name = "triton"

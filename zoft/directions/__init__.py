@@ -2,7 +2,7 @@
 
 from zoft.directions.address import Window, matrix_shape
 from zoft.directions.direction import MAX_INDEX, Direction, DirectionSource, Distribution, Domain
-from zoft.directions.draw import draw, rounding_bits
+from zoft.directions.draw import draw, draw_rows, rounding_bits
 
 __all__ = [
     "MAX_INDEX",
@@ -12,6 +12,7 @@ __all__ = [
     "Domain",
     "Window",
     "draw",
+    "draw_rows",
     "matrix_shape",
     "rounding_bits",
 ]

@@ -65,13 +65,17 @@ def counters(window: Window, counter_tag: int, lanes: int, device: torch.device)
     first = window.row // lanes
     last = (window.row + window.rows - 1) // lanes
     block_row = torch.arange(first, last + 1, dtype=torch.int64, device=device)
-    column = torch.arange(window.column, window.column + window.columns, dtype=torch.int64, device=device)
-    block = block_row[:, None] * window.total_columns + column[None, :]  # [block rows, columns]
+    return block_counters(window, block_row, counter_tag), window.row - first * lanes
+
+
+def block_counters(window: Window, block_row: torch.Tensor, counter_tag: int) -> Words:
+    """The Philox counters of some block rows [n] int64 over the window's columns, as [n, columns] int64."""
+    column = torch.arange(window.column, window.column + window.columns, dtype=torch.int64, device=block_row.device)
+    block = block_row[:, None] * window.total_columns + column[None, :]
     high = (block >> 32) & 0xFFFF
-    words = (
+    return (
         block & _MASK,
         high | (counter_tag << 16),
         torch.full_like(block, window.stream & _MASK),
         torch.full_like(block, window.stream >> 32),
     )
-    return words, window.row - first * lanes

@@ -6,9 +6,9 @@ import torch
 
 from zoft.directions.address import Window, counters
 from zoft.directions.direction import Direction, Distribution, Domain
-from zoft.directions.gaussian import normals
+from zoft.directions.gaussian import normal_rows, normals
 from zoft.directions.philox import philox4x32
-from zoft.directions.rademacher import signs
+from zoft.directions.rademacher import sign_rows, signs
 
 ROUNDING_LANES = 8
 
@@ -22,6 +22,18 @@ def draw(direction: Direction, window: Window, device: torch.device | str = "cpu
     """
     sampler = signs if direction.distribution is Distribution.RADEMACHER else normals
     return sampler(window, direction.key, direction.counter_tag, torch.device(device))
+
+
+def draw_rows(direction: Direction, window: Window, rows: torch.Tensor) -> torch.Tensor:
+    """z on single rows: float32 [n, columns] for `rows` [n] int64, counted from the window's first.
+
+    >>> w = Window.whole(stream=5, shape=(300, 4))
+    >>> rows = torch.tensor([299, 0, 131, 131])
+    >>> bool((draw_rows(Direction(0, 0), w, rows) == draw(Direction(0, 0), w)[rows]).all())
+    True
+    """
+    sampler = sign_rows if direction.distribution is Distribution.RADEMACHER else normal_rows
+    return sampler(window, rows, direction.key, direction.counter_tag)
 
 
 def rounding_bits(seed: int, step: int, window: Window, device: torch.device | str = "cpu") -> torch.Tensor:

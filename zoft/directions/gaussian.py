@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from zoft.directions.address import Window, counters
+from zoft.directions.address import Window, block_counters, counters
 from zoft.directions.philox import Words, philox4x32
 
 LANES = 4
@@ -93,3 +93,10 @@ def normals(window: Window, key: tuple[int, int], counter_tag: int, device: torc
     words, offset = counters(window, counter_tag, LANES, device)
     flat = box_muller(philox4x32(words, key)).transpose(0, 1).reshape(-1, window.columns)
     return flat[offset : offset + window.rows]
+
+
+def normal_rows(window: Window, rows: torch.Tensor, key: tuple[int, int], counter_tag: int) -> torch.Tensor:
+    """z on single rows [n] int64 of the window: float32 [n, columns]."""
+    row = window.row + rows
+    lanes = box_muller(philox4x32(block_counters(window, row // LANES, counter_tag), key))  # [4, n, columns]
+    return lanes.gather(0, (row % LANES)[:, None].expand(lanes.shape[1:])[None])[0]

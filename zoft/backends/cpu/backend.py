@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoft.backends.base import Backend, Move, Rounding, Target
+from zoft.backends.base import Move, Rounding, Target
 from zoft.backends.cpu import plan
+from zoft.backends.reference import ReferenceBackend
 
 _INLINE_WORK = 1 << 18  # elements times terms below which waking another thread costs more than it saves
 _CHUNKS_A_THREAD = 4  # pieces of work a thread takes on average: evens out a shared machine
@@ -70,8 +71,11 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="zoft-cpu")
 
 
-class CpuBackend(Backend):
-    """numba: vectorised for whatever the machine has, `torch.get_num_threads()` threads, bits independent of their number."""
+class CpuBackend(ReferenceBackend):
+    """numba: vectorised for whatever the machine has, `torch.get_num_threads()` threads, bits independent of their number.
+
+    Ops that are not compiled here are the reference's, on top of the compiled ones.
+    """
 
     name = "cpu"
 
