@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 DEFAULT = "forwards,mezo,read_only,in_place,forwards_label,read_only_label"
 
@@ -33,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
     if asked.model:
         from zoft.models import load_model
 
-        model = load_model(asked.model, dtype=asked.dtype).to(device).eval()
+        model: Any = load_model(asked.model, dtype=asked.dtype)
+        model = model.to(device).eval()
     else:
         model = random_model(asked.shape, dtype, device)
     name = asked.model or asked.shape
