@@ -98,8 +98,8 @@ def measure_mezo(rows: int, dtype: torch.dtype, lr: float, given: list[float]) -
     start = model.weight.detach().double()
     intended = torch.zeros_like(start)
     optimizer = MeZO(model, lr=lr, eps=1e-3)
-    for c in given:
-        seed = optimizer.next_seed()
+    for step, c in enumerate(given):
+        seed = optimizer.seed_of(step)
         for _, _, z in optimizer.draws(seed):
             intended -= lr * c * z.double()
         for scale in (1.0, -2.0, 1.0):

@@ -9,8 +9,8 @@ dtype;
 - weight decay is skipped for names with `bias`, `layer_norm` or `layernorm` in them;
 - the loss it reports is that at w + eps z, and a loss that is not finite is spent like any other.
 
-One thing is left out: the global random generator is not touched; every parameter's z comes from a generator of our
-own.
+Two things differ from the released Trainer. The global random generator is not touched: every parameter's z comes from
+a generator of our own. Micro-batches and processes are averaged (there, only the last micro-batch's slope is spent).
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from torch import nn
 
 from zoft.errors import UsageError
 from zoft.perturb import evaluation_mode
+from zoft.tally import Part, taken, total
 
 NO_DECAY = ("bias", "layer_norm", "layernorm")
 SEEDS = 1_000_000_000  # step seeds are drawn from [0, 10^9)
+Loss = Callable[[], torch.Tensor | float]
 
 
 class MeZO(torch.optim.Optimizer):
-    """`step(closure)` like `ZOOptimizer`, by MeZO's own procedure.
+    """`step(closure)`, or `accumulate(closure)` and `step()`, like `ZOOptimizer`; by MeZO's own procedure.
 
     >>> model = nn.Linear(4, 1)
     >>> x = torch.ones(8, 4)
@@ -49,7 +51,7 @@ class MeZO(torch.optim.Optimizer):
             lr: learning rate, in squared weight units per unit of loss.
             eps: radius of the perturbation, in units of the weights.
             weight_decay: decoupled, per unit of lr.
-            seed: of the sequence of step seeds.
+            seed: of the run; every step's seed follows from it.
 
         Raises:
             UsageError: nothing is trainable.
@@ -58,28 +60,55 @@ class MeZO(torch.optim.Optimizer):
         self.named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         if not self.named:
             raise UsageError("there is nothing to train: every parameter of the model has requires_grad=False")
-        self._seeds = random.Random(seed)
+        self.seed = seed
+        self.steps = 0  # optimizer steps so far
+        self.skipped = 0  # it never skips one
+        self.directions = 1
+        self.last: float | None = None  # the projected gradient of the last step
+        self._parts: list[Part] = []  # the micro-batches of the step to come
         self._generators = {
             device: torch.Generator(device) for device in dict.fromkeys(weight.device for _, weight in self.named)
         }
         super().__init__([weight for _, weight in self.named], {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor | float]) -> float:  # type: ignore[override]
-        """Two losses and one update; returns the loss at w + eps z."""
-        seed = self.next_seed()
+    def accumulate(self, closure: Loss, divisor: int | None = None) -> float:
+        """The two losses of one micro-batch, noise added and taken off again; returns the loss at w + eps z.
+
+        Args:
+            divisor: as in `ZOOptimizer.accumulate`.
+        """
+        seed = self.seed_of(self.steps)
         with evaluation_mode(self.model):
             self.perturb_(seed, 1.0)
-            plus = float(closure())
+            plus = taken(closure())
             self.perturb_(seed, -2.0)
-            minus = float(closure())
+            minus = taken(closure())
             self.perturb_(seed, 1.0)
-        self.update_(seed, (plus - minus) / (2.0 * self.eps))
+        self._parts.append(Part([plus, minus], divisor))
+        return plus[0]
+
+    @torch.no_grad()
+    def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
+        """One update; returns the loss at w + eps z, or None if nothing was evaluated since the last step."""
+        if closure is not None:
+            self.accumulate(closure)
+        if not self._parts:
+            return None
+        parts, self._parts = self._parts, []
+        plus, minus = total(parts, self.named[0][1].device).whole
+        self.last = (plus - minus) / (2.0 * self.eps)
+        self.update_(self.seed_of(self.steps), self.last)
+        self.steps += 1
         return plus
 
-    def next_seed(self) -> int:
-        """The seed of the next step's z."""
-        return self._seeds.randrange(SEEDS)
+    def discard(self) -> None:
+        """Forget the losses taken since the last step."""
+        self._parts = []
+
+    def seed_of(self, step: int) -> int:
+        """The seed of one step's z: uniform in [0, 10^9), independent from step to step."""
+        return random.Random(self.seed << 64 | step).randrange(SEEDS)
 
     def draws(self, seed: int) -> Iterator[tuple[str, nn.Parameter, torch.Tensor]]:
         """(name, weight, z) of every trained parameter, z in the weight's dtype and as MeZO draws it."""
@@ -107,13 +136,20 @@ class MeZO(torch.optim.Optimizer):
                 weight.copy_(weight - lr * (coefficient * z + decay * weight))
 
     def state_dict(self) -> dict[str, Any]:
-        """Torch's state and where the sequence of seeds stands, in plain values."""
-        version, numbers, extra = self._seeds.getstate()
-        return {**super().state_dict(), "seeds": [version, list(numbers), extra]}
+        """Torch's state, the run's seed and the number of steps."""
+        return {**super().state_dict(), "mezo": {"seed": self.seed, "steps": self.steps}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken.
+
+        Raises:
+            UsageError: it is another method's, or a run's with another seed.
+        """
         state_dict = dict(state_dict)
-        version, numbers, extra = state_dict.pop("seeds")
-        self._seeds.setstate((version, tuple(numbers), extra))
+        mine = state_dict.pop("mezo", None)
+        if mine is None:
+            raise UsageError("the checkpoint's optimizer state is not MeZO's; go on with the method that wrote it")
+        if mine["seed"] != self.seed:
+            raise UsageError(f"the checkpoint was trained with seed {mine['seed']}, this run has {self.seed}")
         super().load_state_dict(state_dict)
+        self.steps = mine["steps"]

@@ -52,6 +52,7 @@ LIGHT = [
     "zoft/config",
     "zoft/errors.py",
     "zoft/trainer/__init__.py",
+    "zoft/trainer/mezo_settings.py",
     "zoft/trainer/refused.py",
     "zoft/trainer/settings.py",
 ]

@@ -93,6 +93,9 @@ def test_max_time_stops_the_run(arguments, tmp_path: Path) -> None:
         ({"load_best_model_at_end": "true", "eval_strategy": "steps", "save_strategy": "epoch"}, "training settings: "),
         ({"zo_eps": "big"}, "zo_eps"),
         ({"learnin_rate": 1}, "did you mean learning_rate"),
+        ({"method": "mezo", "stability": "cap"}, "stability=cap cannot be had with method=mezo"),
+        ({"method": "mezo", "zo_distribution": "rademacher"}, "set zo_distribution=gaussian"),
+        ({"method": "mezo", "learning_rate": "auto"}, "give a number"),
         ({"perturbation": "in_place", "dtype": "bfloat16", "zo_distribution": "gaussian"}, "drifts"),
     ],
 )
@@ -122,3 +125,15 @@ def test_own_data_by_template(arguments, tmp_path: Path) -> None:
     own = write(tmp_path / "own.jsonl", rows)
     changes = {"task": "custom", "train_file": own, "template": "{text} . It was", "label_column": "stars"}
     assert main(arguments(**changes, label_words="{low: bad, high: good}")) == 0
+
+
+def test_mezo_is_another_run_than_zo(arguments, tmp_path: Path) -> None:
+    for name, changes in (
+        ("zo", {"zo_distribution": "gaussian"}),
+        ("mezo", {"method": "mezo"}),
+        ("again", {"method": "mezo"}),
+    ):
+        assert main(arguments(output_dir=tmp_path / name, **changes)) == 0
+    weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("zo", "mezo", "again")}
+    assert weights["mezo"] == weights["again"] != weights["zo"]
+    assert not (tmp_path / "mezo/trajectory.zoft").exists() and (tmp_path / "zo/trajectory.zoft").exists()

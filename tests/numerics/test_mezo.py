@@ -29,7 +29,6 @@ def loss(made: nn.Module) -> torch.Tensor:
 def test_three_steps_written_out(dtype: torch.dtype) -> None:
     mine, plain = model(dtype), model(dtype)
     optimizer = MeZO(mine, lr=0.01, eps=1e-3, weight_decay=0.1, seed=4)
-    seeds = MeZO(model(dtype), lr=0.01, seed=4)
 
     def shift(seed: int, scale: float) -> None:
         torch.manual_seed(seed)
@@ -37,10 +36,10 @@ def test_three_steps_written_out(dtype: torch.dtype) -> None:
             z = torch.normal(mean=0, std=1, size=weight.size(), dtype=weight.dtype)
             weight.data = weight.data + scale * z * 1e-3
 
-    for _ in range(3):
+    for step in range(3):
         reported = optimizer.step(lambda: loss(mine))
         with torch.random.fork_rng(devices=[]):
-            seed = seeds.next_seed()
+            seed = optimizer.seed_of(step)
             shift(seed, 1)
             plus = float(loss(plain))
             shift(seed, -2)
@@ -64,7 +63,7 @@ def test_global_generator_is_left_alone_and_runs_resume() -> None:
         long.step(lambda: loss(whole))
     for _ in range(3):
         first.step(lambda: loss(half))
-    second = MeZO(half, lr=0.5, seed=9)
+    second = MeZO(half, lr=0.5)
     second.load_state_dict(first.state_dict())
     for _ in range(3):
         second.step(lambda: loss(half))
@@ -75,3 +74,26 @@ def test_global_generator_is_left_alone_and_runs_resume() -> None:
 def test_nothing_to_train() -> None:
     with pytest.raises(UsageError, match="nothing to train"):
         MeZO(model(torch.float32).requires_grad_(False), lr=0.1)
+
+
+def test_micro_batches_are_averaged() -> None:
+    """Two micro-batches of equal size are one batch: the same z, the mean of their slopes."""
+    whole, parts = MeZO(model(torch.float64), lr=0.01), MeZO(model(torch.float64), lr=0.01)
+    rows = torch.arange(24, dtype=torch.float64).reshape(4, 6).div(10)
+    for _ in range(2):
+        whole.step(lambda: whole.model(rows).square().mean())
+        for half in (rows[:2], rows[2:]):
+            parts.accumulate(lambda half=half: parts.model(half).square().mean())
+        parts.step()
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert parts.step() is None and parts.steps == 2
+
+
+def test_the_state_of_another_run_is_refused() -> None:
+    made = MeZO(model(torch.float32), lr=0.01)
+    with pytest.raises(UsageError, match="this run has 1"):
+        MeZO(model(torch.float32), lr=0.01, seed=1).load_state_dict(made.state_dict())
+    plain = torch.optim.SGD(made.model.parameters(), lr=0.01)
+    with pytest.raises(UsageError, match="not MeZO's"):
+        made.load_state_dict(plain.state_dict())

@@ -14,6 +14,7 @@ from zoft.config.training import training_fields
 from zoft.config.values import checked, from_text
 from zoft.errors import UsageError
 from zoft.stability.lab.settings import LabSettings
+from zoft.trainer.mezo_settings import check_mezo_settings
 from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
@@ -80,6 +81,12 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         lab = LabSettings(**{key: values[key] for key in fields_of(LabSettings) if key in values})
         training = {key: values[key] for key in values if key in training_fields()}
         check_training_settings(training)
+        if run.method == "mezo":
+            check_mezo_settings({key: getattr(zo, key) for key in fields_of(ZOSettings) if key in values})
+            if training.get("learning_rate") == "auto":
+                raise UsageError(
+                    "learning_rate=auto is for the stability monitor to choose, and method=mezo has none; give a number"
+                )
     except UsageError as error:
         raise _with_source(error, sources) from error
     if run.model is None:

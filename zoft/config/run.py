@@ -50,7 +50,7 @@ class RunSettings:
     examples_per_label: int | None = None  # k-shot: this many of each label for training, and as many for dev
     split_seed: int = 0  # which examples; `seed` and `data_seed` are Transformers' own
     max_length: int | None = None  # tokens of prompt and answer; None: what the model can read
-    method: Literal["zo", "mezo"] = "zo"
+    method: Literal["zo", "mezo"] = "zo"  # mezo: MeZO's own procedure, for comparison (zoft.mezo)
     tuning: Literal["full", "lora"] = "full"
     lora_r: int = 8
     lora_alpha: int = 16

@@ -21,7 +21,9 @@ from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.summary import Summary, closing_words
 from zoft.perturb import perturbation
 from zoft.space import ParameterSpace
-from zoft.trainer import ZOConfig, ZOTrainer
+from zoft.trainer import MeZOTrainer, ZOConfig, ZOTrainer
+
+TRAINERS: dict[str, type[ZOTrainer]] = {"zo": ZOTrainer, "mezo": MeZOTrainer}  # by `method`
 
 
 def finetune(config: RunConfig) -> Summary:
@@ -55,8 +57,9 @@ def finetune(config: RunConfig) -> Summary:
         tasks=materials.task.name,
     )
     summary = Summary.of(config, trainer, result.metrics, before, after)
+    compare = config.run.model == QUICKSTART and config.run.method == "zo"
     if speak:
-        print(closing_words(summary, trainer, materials, compare=config.run.model == QUICKSTART))
+        print(closing_words(summary, trainer, materials, compare=compare))
     return summary
 
 
@@ -92,6 +95,8 @@ def _arguments(config: RunConfig) -> ZOConfig:
 
 def _rehearse(config: RunConfig, materials: Materials) -> None:
     """Settings that do not suit the model are refused here, before the trainer makes the run's folder."""
+    if config.run.method == "mezo":  # writes to any weight, in place, whatever that does to it
+        return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said once, by the optimizer that trains
         space = ParameterSpace(materials.model, backend_name=config.zo.zo_backend)
@@ -103,7 +108,7 @@ def _trainer(config: RunConfig, args: ZOConfig, materials: Materials) -> ZOTrain
     if args.eval_strategy != "no" and not len(materials.dev):
         args.eval_strategy = "no"
     callbacks = [] if config.run.max_seconds is None else [MaxTime(config.run.max_seconds)]
-    return ZOTrainer(
+    return TRAINERS[config.run.method](
         materials.model,
         args,
         objective=materials.objective,

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 _MEMBERS = {
+    "MeZOTrainer": "zoft.trainer.mezo_trainer",
     "StabilityCallback": "zoft.trainer.stability_callback",
     "ZOCallback": "zoft.trainer.zo_callback",
     "ZOConfig": "zoft.trainer.zo_config",

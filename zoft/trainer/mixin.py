@@ -93,8 +93,8 @@ class ZOMixin(_Base):
                 self.add_callback(Rewinding(self.zo, steering, self._recording))
         if self.zo is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
-        for slot in self.zo.space.slots:
-            slot.weight.requires_grad_(False)
+        for weight in self.zo.param_groups[0]["params"]:
+            weight.requires_grad_(False)
         if self.args.world_size > 1:
             require_equal(self.zo.space.norm(), "starting weights (their norm)", self.zo.space.device)
             rounding = list(Rounding).index(self.zo.space.rounding)  # `auto` looks at each rank's free memory
@@ -137,8 +137,8 @@ class ZOMixin(_Base):
         finally:
             accelerator.prepare_model = prepare_model
             if self.zo is not None:
-                for slot in self.zo.space.slots:
-                    slot.weight.requires_grad_(True)
+                for weight in self.zo.param_groups[0]["params"]:
+                    weight.requires_grad_(True)
 
     def training_step(
         self,

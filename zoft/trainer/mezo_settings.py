@@ -1,0 +1,40 @@
+"""Which zeroth-order settings `method=mezo` has, and which it cannot honour: those are refused, never ignored.
+
+Imports neither torch nor Transformers, so that they are checked first.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from zoft.errors import UsageError
+
+TAKEN = {"zo_eps", "zo_seed"}
+# What MeZO is anyway: said, these are true; anything else could not be honoured.
+FIXED: Mapping[str, Any] = {
+    "zo_distribution": "gaussian",
+    "zo_directions": 1,
+    "perturbation": "in_place",
+    "weight_rounding": "nearest",
+    "zo_trajectory": False,
+    "zo_backend": "auto",
+    "zo_estimator": "two_point",
+    "zo_rule": "sgd",
+    "stability": "off",
+    "guard": "off",
+}
+
+
+def check_mezo_settings(given: Mapping[str, Any]) -> None:
+    """UsageError for the first of the zeroth-order settings in `given` that MeZO's published procedure does not have."""
+    for name, value in given.items():
+        if name in TAKEN or (name in FIXED and value == FIXED[name]):
+            continue
+        way = f"set {name}={_written(FIXED[name])}, or" if name in FIXED else f"leave {name} out, or"
+        raise UsageError(
+            f"{name}={_written(value)} cannot be had with method=mezo, which is MeZO's own procedure as it was published "
+            f"(Gaussian noise, in place, no monitor, no log); {way} use method=zo"
+        )
+
+
+def _written(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
