@@ -158,15 +158,6 @@ def test_the_saved_model_loads_and_generates(tiny_model, arguments, rows, dtype,
     assert loaded.generate(rows[0]["input_ids"][None, :4], max_new_tokens=3, do_sample=False).shape == (1, 7)
 
 
-def test_best_model_is_loaded_at_the_end(tiny_model, arguments, rows) -> None:
-    trainer = trained(
-        tiny_model(), arguments, rows, save_strategy="steps", eval_strategy="steps", save_steps=2, eval_steps=2,
-        load_best_model_at_end=True, learning_rate=0.3,
-    )  # fmt: skip
-    evaluations = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluations), rel=1e-6)
-
-
 def test_lora_trains_the_adapter_alone(tiny_model, arguments, rows, tmp_path) -> None:
     from peft import LoraConfig, PeftModel, get_peft_model
 

@@ -59,8 +59,18 @@ def finetune(config: RunConfig) -> Summary:
     summary = Summary.of(config, trainer, result.metrics, before, after)
     compare = config.run.model == QUICKSTART and config.run.method == "zo"
     if speak:
+        _say_which_step(folder / "README.md", summary)
         print(closing_words(summary, trainer, materials, compare=compare))
     return summary
+
+
+def _say_which_step(card: Path, summary: Summary) -> None:
+    """Adds to the model card which step's weights lie beside it, where they are not the last one's."""
+    if summary.best_step is not None and card.is_file():
+        with card.open("a", encoding="utf-8") as text:
+            text.write(
+                f"\n\nThe weights are those after step {summary.best_step} of {summary.steps}, the best evaluation.\n"
+            )
 
 
 def opening_words(config: RunConfig, trainer: ZOTrainer, materials: Materials) -> str:

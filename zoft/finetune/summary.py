@@ -26,6 +26,7 @@ class Summary:
     steps: int
     steps_per_second: float  # of training, evaluations included
     skipped_steps: int
+    best_step: int | None  # the step whose weights are kept; None: the last
     folder: str
 
     @classmethod
@@ -46,7 +47,8 @@ class Summary:
             after=after[metric],
             steps=trainer.state.global_step,
             steps_per_second=training["train_steps_per_second"],
-            skipped_steps=0 if trainer.zo is None else trainer.zo.skipped,
+            skipped_steps=trainer.zo_skipped_steps,
+            best_step=trainer.zo_best_step,
             folder=trainer.args.output_dir or "",
         )
 
@@ -78,6 +80,8 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
         (f"test {summary.metric} after", f"{summary.after:.3f}"),
         ("steps", f"{summary.steps}, {summary.steps_per_second:.1f} a second"),
     ]
+    if summary.best_step is not None:
+        rows.append(("best step", f"{summary.best_step}, whose weights were loaded at the end and are kept"))
     if summary.skipped_steps:
         rows.append(("steps skipped", str(summary.skipped_steps)))
     if compare:

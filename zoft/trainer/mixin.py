@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,8 @@ from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.stability import govern
-from zoft.trainer.recording import RecordTrajectory
+from zoft.trainer.best import follow_best, mark_best
+from zoft.trainer.recording import LOG_NAME, RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
@@ -39,6 +41,8 @@ class ZOMixin(_Base):
 
     zo_settings: ZOSettings
     zo: ZOOptimizer | None = None  # exists once training starts
+    zo_best_step: int | None = None  # Trainer's step at which the weights stand that load_best_model_at_end loaded
+    zo_skipped_steps = 0  # of the last `train`, also behind that step
     _recording: RecordTrajectory | None = None
     _begun = False  # has this call of `train` taken a step
 
@@ -121,10 +125,24 @@ class ZOMixin(_Base):
             self._recording.checkpoint = resumed if isinstance(resumed, str) else None
         try:
             with self._without_gradients():
-                return super().train(*args, **kwargs)
+                result = super().train(*args, **kwargs)
         finally:
             if self._recording is not None:
                 self._recording.close()
+        assert self.zo is not None
+        self.zo_skipped_steps, self.zo_best_step = self.zo.skipped, None
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._follow_best(Path(self.state.best_model_checkpoint))
+        return result
+
+    def _follow_best(self, checkpoint: Path) -> None:
+        """Trainer has loaded the weights of `checkpoint`; all else goes there too."""
+        assert self.zo is not None
+        step = checkpoint.name.rpartition("-")[2]
+        self.zo_best_step = int(step) if step.isdigit() else None
+        follow_best(self.zo, checkpoint)
+        if self._recording is not None and self.args.should_save:
+            mark_best(checkpoint, Path(self.args.output_dir or "") / LOG_NAME)
 
     @contextmanager
     def _without_gradients(self) -> Iterator[None]:

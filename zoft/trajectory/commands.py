@@ -17,14 +17,19 @@ def replay(argv: Sequence[str]) -> int:
     parser.add_argument("base", metavar="BASE", help="folder or name on the Hub of the model that the run started from")
     parser.add_argument("log", metavar="LOG", help="trajectory.zoft, or the folder that holds it")
     parser.add_argument("out", metavar="OUT", help="new folder for the model")
-    parser.add_argument("--until", type=int, metavar="STEP", help="stop after so many optimizer steps")
+    parser.add_argument(
+        "--until",
+        type=int,
+        metavar="STEP",
+        help="stop after so many optimizer steps (default: all, or up to the best checkpoint that the run loaded)",
+    )
     asked = parser.parse_args(argv)
-    from zoft.trajectory.log import TrajectoryLog
+    from zoft.trajectory.mark import read_to_mark
     from zoft.trajectory.publish import load_base, log_file
     from zoft.trajectory.replay import replay as run
 
     out, file = _new_folder(asked.out), log_file(asked.log)
-    log = TrajectoryLog.read(file, asked.until)
+    log = read_to_mark(file, asked.until)
     if log.torn:
         print(f"the log ends in {log.torn} bytes of a record that was never written whole; they are left out")
     model = load_base(log, file, asked.base)

@@ -14,6 +14,7 @@ from zoft.errors import UsageError
 from zoft.trajectory.compact import encode_compact
 from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.log import TrajectoryLog
+from zoft.trajectory.mark import read_to_mark
 from zoft.trajectory.recorder import write_whole
 from zoft.trajectory.replay import merge, replay
 
@@ -90,7 +91,7 @@ def from_trajectory(
         each,
             {path: scale}, are merged by task arithmetic (`zoft.trajectory.merge`).
         base: folder or name of the base model; None: the one that the log names.
-        until: stop after so many optimizer steps.
+        until: stop after so many optimizer steps; None: all, or up to the best checkpoint, where the run loaded that.
 
     Raises:
         UsageError: no log, a damaged one, no base, or another base than the run's.
@@ -99,7 +100,7 @@ def from_trajectory(
     if not scales:
         raise TrajectoryError("there is nothing to merge: give at least one log")
     files = [log_file(name) for name in scales]
-    logs = [TrajectoryLog.read(file, until) for file in files]
+    logs = [read_to_mark(file, until) for file in files]
     model = load_base(logs[0], files[0], base)
     if isinstance(path, Mapping):
         merge(model, list(zip(logs, map(float, scales.values()), strict=True)), backend=backend)
@@ -122,7 +123,7 @@ def pack(
         UsageError: no log, an empty one, or a folder that holds something.
     """
     file, folder = log_file(path), Path(out)
-    log = TrajectoryLog.read(file, until)
+    log = read_to_mark(file, until)
     name = base or log.header.base
     if not name:
         raise TrajectoryError("the log does not name its base model; give base=… (--base NAME)")

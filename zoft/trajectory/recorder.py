@@ -11,7 +11,6 @@ that much,
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -23,9 +22,8 @@ from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.frame import DIGEST_BYTES, FULL, frame
 from zoft.trajectory.header import Header, describe
 from zoft.trajectory.log import TrajectoryLog
+from zoft.trajectory.mark import MARK, Mark, beside, read_mark
 from zoft.trajectory.record import chain, encode, record_bytes
-
-MARK = "trajectory.json"  # in a checkpoint folder: how far the log was, and its check there
 
 
 class Recorder:
@@ -86,8 +84,7 @@ class Recorder:
     def checkpoint(self, folder: str | os.PathLike[str]) -> None:
         """Leave a mark in a checkpoint folder, after the log is on the disk: call it when a checkpoint is written."""
         self.sync()
-        mark = {"steps": self.steps, "check": self._check.hex()}
-        write_whole(Path(folder) / MARK, json.dumps(mark).encode())
+        write_whole(Path(folder) / MARK, Mark(self.steps, self._check).to_json())
 
     def close(self) -> None:
         """Sync and close; a second call does nothing."""
@@ -131,6 +128,8 @@ def attach(
             recorder = _continue(optimizer, path, checkpoint, capacity, sync_seconds)
         else:
             recorder = _begin(describe(optimizer, base, capacity), path, sync_seconds)
+        if beside(path).name == MARK:
+            beside(path).unlink(missing_ok=True)  # the weights are at the log's end again
     except OSError as error:
         raise TrajectoryError(f"the log {path} cannot be written: {error.strerror or error}") from error
     optimizer.observers.append(recorder)
@@ -175,15 +174,8 @@ def _continue(
 
 def _agree(log: TrajectoryLog, steps: int, checkpoint: str | os.PathLike[str] | None, path: Path) -> None:
     """Raises TrajectoryError unless the mark in the checkpoint folder, where there is one, is on the log's chain."""
-    mark = None if checkpoint is None else Path(checkpoint) / MARK
-    if mark is None or not mark.exists():
-        return
-    try:
-        plain = json.loads(mark.read_bytes())
-        known = int(plain["steps"]), bytes.fromhex(plain["check"])
-    except (ValueError, TypeError, KeyError) as error:
-        raise TrajectoryError(f"{mark} cannot be read: {error}") from error
-    if known != (steps, log.checks[steps - log.header.first]):
+    mark = None if checkpoint is None else read_mark(Path(checkpoint))
+    if mark is not None and (mark.steps != steps or not mark.on(log)):
         raise TrajectoryError(
             f"{path} tells of other steps than those that led to {checkpoint}: they come from different "
             "runs; move the log away to begin a new one from here"
