@@ -60,6 +60,7 @@ def run(folder: Path, at: Callable[[str, int], None] = lambda place, step: None)
         state = torch.load(saved[-1] / "state.pt", weights_only=True)
         trained.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
+    at("attach", optimizer.steps)
     recorder = attach(optimizer, folder / "trajectory.zoft", checkpoint=saved[-1] if saved else None)
     optimizer.observers.insert(0, lambda step: at("applied", step.index))
     while optimizer.steps < STEPS:
@@ -108,6 +109,23 @@ def kill_inside_write(when: int, keep: int) -> Callable[[str, int], None]:
     return check
 
 
+def kill_inside_attach(call: str, done: bool) -> Callable[[str, int], None]:
+    """The process is gone just before (or after) the call of os by which a resuming run touches its log."""
+
+    def check(now: str, step: int) -> None:
+        if now == "attach":
+            whole = getattr(os, call)
+
+            def last(*arguments: Any) -> None:
+                if done:
+                    whole(*arguments)
+                die()
+
+            setattr(os, call, last)
+
+    return check
+
+
 def full_disk(when: int, keep: int) -> Callable[[str, int], None]:
     """The file system takes `keep` bytes of one record, and then no more."""
 
@@ -141,21 +159,28 @@ def attempt(action: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def plans() -> list[tuple[str, Callable[[str, int], None], int]]:
-    """(name, fault, wanted wait status) of every run that is broken off."""
-    killed, refused = signal.SIGKILL, 3 << 8
-    found: list[tuple[str, Callable[[str, int], None], int]] = []
-    for step in range(0, STEPS, 2):
+Plan = tuple[str, tuple[Callable[[str, int], None], ...], int]
+
+
+def plans() -> list[Plan]:
+    """(name, faults of one attempt after the other, wait status of the last) of every run that is broken off."""
+    killed, refused = int(signal.SIGKILL), 3 << 8
+    found: list[tuple[str, Any, int]] = []
+    for step in range(STEPS):
         found.append((f"before step {step}", kill_at("step", step), killed))
-        found.append((f"after the weights moved in step {step + 1}", kill_at("applied", step + 1), killed))
+        found.append((f"after the weights moved in step {step}", kill_at("applied", step), killed))
     for step, keep in zip(range(STEPS), (0, 1, 9, 31, 48, 55, 56) * 3, strict=False):
         found.append((f"in the write of step {step} after {keep} bytes", kill_inside_write(step, keep), killed))
     for step in range(SAVE_EVERY, STEPS, SAVE_EVERY):
         for place in ("checkpoint begun", "checkpoint half", "checkpoint done"):
             found.append((f"{place} at {step}", kill_at(place, step), killed))
+    for call, first in (("replace", 2), ("replace", 8), ("truncate", 8), ("fsync", 8)):  # set aside; copied; cut off
+        for done in (False, True):
+            name = f"resuming after step {first}, {'after' if done else 'before'} os.{call}"
+            found.append((name, (kill_at("step", first), kill_inside_attach(call, done)), killed))
     for step, keep in ((0, 0), (7, 0), (9, 20), (14, 55)):
         found.append((f"disk full in step {step} after {keep} bytes", full_disk(step, keep), refused))
-    return found
+    return [(name, faults if isinstance(faults, tuple) else (faults,), status) for name, faults, status in found]
 
 
 def write(path: Path, text: str) -> None:
@@ -166,9 +191,10 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     whole = folder / "whole"
     wanted = run(whole)  # in this process, so that its children find torch's lazy imports done
-    for number, (name, fault, status) in enumerate(plans()):
+    for number, (name, faults, status) in enumerate(plans()):
         place = folder / str(number)
-        broken = attempt(lambda place=place, fault=fault: void(run(place, fault)))
+        for fault in faults:
+            broken = attempt(lambda place=place, fault=fault: void(run(place, fault)))
         log = place / "trajectory.zoft"
         recorded = len(TrajectoryLog.read(log).steps) if log.exists() else 0
         resumed = attempt(lambda place=place: write(place / "result", run(place)))

@@ -65,6 +65,10 @@ def test_pack_and_load(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     text = (tmp_path / "small" / "README.md").read_text()
     assert text.startswith("---\ntags:\n- zoft\n- zeroth-order\n---\n") and base in text
     assert same(zoft.from_trajectory(tmp_path / "small"), trained)  # type: ignore[attr-defined]
+    code = text.split("```python")[1].split("```")[0].replace("path/to/this/folder", str(tmp_path / "small"))
+    told: dict[str, Any] = {}
+    exec(code, told)
+    assert same(told["model"], trained)
     named = pack(tmp_path / "run", tmp_path / "named", base="someone/model", until=5)
     assert "base_model: someone/model\n" in (named / "README.md").read_text()
     header = TrajectoryLog.read(named / LOG).header

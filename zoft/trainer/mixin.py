@@ -20,7 +20,7 @@ from zoft.optimizer import ZOOptimizer
 from zoft.stability import govern
 from zoft.trainer.best import follow_best, mark_best
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
-from zoft.trainer.refused import check_launch, check_training_settings
+from zoft.trainer.refused import check_launch, check_training_settings, last_checkpoint
 from zoft.trainer.settings import ZOSettings
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class ZOMixin(_Base):
     zo_best_step: int | None = None  # Trainer's step at which the weights stand that load_best_model_at_end loaded
     zo_skipped_steps = 0  # of the last `train`, also behind that step
     _recording: RecordTrajectory | None = None
+    _resumed: str | None = None  # the checkpoint from which this call of `train` goes on
     _begun = False  # has this call of `train` taken a step
 
     def check_zo(self) -> None:
@@ -90,6 +91,7 @@ class ZOMixin(_Base):
             self.optimizer = self.zo
             if settings.zo_trajectory:
                 self._recording = RecordTrajectory(self.zo, base=getattr(self.model, "name_or_path", ""))
+                self._recording.checkpoint = self._resumed
                 self.add_callback(self._recording)
             if steering is not None and settings.guard == "rewind":
                 from zoft.trainer.rewinding import Rewinding
@@ -120,12 +122,15 @@ class ZOMixin(_Base):
         self._begun = False
         if self.zo is not None:
             self.zo.discard()  # losses of an earlier call that ended half-way
-        resumed = kwargs.get("resume_from_checkpoint", args[0] if args else None)
+        resumed = kwargs.pop("resume_from_checkpoint", args[0] if args else None)
+        if resumed is True:
+            resumed = last_checkpoint(self.args.output_dir)
+        self._resumed = resumed if isinstance(resumed, str) else None
         if self._recording is not None:
-            self._recording.checkpoint = resumed if isinstance(resumed, str) else None
+            self._recording.checkpoint = self._resumed
         try:
             with self._without_gradients():
-                result = super().train(*args, **kwargs)
+                result = super().train(resumed, *args[1:], **kwargs)
         finally:
             if self._recording is not None:
                 self._recording.close()
@@ -157,6 +162,12 @@ class ZOMixin(_Base):
             if self.zo is not None:
                 for weight in self.zo.param_groups[0]["params"]:
                     weight.requires_grad_(True)
+
+    def save_model(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.save_model`; a checkpoint begins with it, and the log must be on the disk before."""
+        if self._recording is not None:
+            self._recording.sync()
+        super().save_model(*args, **kwargs)
 
     def training_step(
         self,

@@ -35,6 +35,12 @@ class RecordTrajectory(TrainerCallback):
         if args.should_save:
             path = Path(args.output_dir) / LOG_NAME
             self._recorder = attach(self.optimizer, path, base=self.base, checkpoint=self.checkpoint)
+            self.checkpoint = None  # after a rewind the log stands elsewhere
+
+    def sync(self) -> None:
+        """Bring the log to the disk: before a checkpoint is written, which must not be ahead of it after a power cut."""
+        if self._recorder is not None:
+            self._recorder.sync()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._recorder is not None:

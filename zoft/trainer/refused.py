@@ -55,6 +55,25 @@ def check_checkpoint(folder: str) -> None:
         raise UsageError(f"resume_from_checkpoint: {folder} is no checkpoint (no trainer_state.json in it){hint}")
 
 
+def last_checkpoint(folder: str | None) -> str:
+    """The newest checkpoint in a run's folder that was written to its end: Trainer writes trainer_state.json last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    run = Path(folder or ".")
+    found = {
+        int(number): path
+        for path in run.glob("checkpoint-*")
+        if (number := path.name.partition("-")[2]).isdigit() and (path / "trainer_state.json").is_file()
+    }
+    if not found:
+        raise UsageError(
+            f"resume_from_checkpoint=True: there is no whole checkpoint in {run}; name one, or begin anew without this setting"
+        )
+    return str(found[max(found)])
+
+
 def check_launch(environ: Mapping[str, str]) -> None:
     """UsageError for what `accelerate launch` asks of its processes through the environment and cannot be had."""
     if environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "fp16":

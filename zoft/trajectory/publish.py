@@ -166,7 +166,7 @@ This folder holds no weights. It holds the {size:,} bytes from which zoft rebuil
 bit, by repeating what training added to the base model.
 
 ```python
-from zoft import __version__
+import zoft
 
 model = zoft.from_trajectory("path/to/this/folder")
 ```

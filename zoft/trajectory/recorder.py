@@ -12,7 +12,6 @@ that much,
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -77,21 +76,36 @@ class Recorder:
         )
 
     def sync(self) -> None:
-        """Wait until all records are on the disk."""
-        os.fsync(self._file)
+        """Wait until all records are on the disk.
+
+        Raises:
+            TrajectoryError: the file system could not write what it had accepted.
+        """
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise TrajectoryError(
+                f"the records in {self.path} could not be brought to the disk: {error.strerror or error}; make room, and "
+                "resume from a checkpoint that the log reaches"
+            ) from error
         self._synced = time.monotonic()
 
     def checkpoint(self, folder: str | os.PathLike[str]) -> None:
-        """Leave a mark in a checkpoint folder, after the log is on the disk: call it when a checkpoint is written."""
+        """Leave a mark in a checkpoint folder, after the log is on the disk: call it when a checkpoint is written.
+
+        Call `sync` before its weights are written: a checkpoint that is ahead of its log cannot be resumed from.
+        """
         self.sync()
         write_whole(Path(folder) / MARK, Mark(self.steps, self._check).to_json())
 
     def close(self) -> None:
         """Sync and close; a second call does nothing."""
         if self._file >= 0:
-            self.sync()
-            os.close(self._file)
-            self._file = -1
+            try:
+                self.sync()
+            finally:
+                os.close(self._file)
+                self._file = -1
 
 
 def attach(
@@ -106,8 +120,9 @@ def attach(
     """Record every step that `optimizer` takes from now on.
 
     At step 0 a new log is begun; a log that lies there already is set aside under the next free number. Later (after
-    `load_state_dict`) the log there is continued: records after the present step are cut off, a copy of the uncut log
-    stays as `<name>.before-step-<n>.zoft`. Without a log there, one is begun that starts at the present weights.
+    `load_state_dict`) the log there is continued: records after the present step are cut off, and a copy of the uncut
+    log stays as `<name>.before-step-<n>.zoft` (a second one as `.before-step-<n>.2.zoft`). Without a log there, one is
+    begun that starts at the present weights.
 
     Args:
         optimizer: its weights, step and rule state must be in place already.
@@ -166,7 +181,7 @@ def _continue(
     count = steps - log.header.first
     _agree(log, steps, checkpoint, path)
     if len(log.steps) > count:
-        shutil.copyfile(path, path.with_name(f"{path.stem}.before-step-{steps}{path.suffix}"))
+        _keep_uncut(path, steps)
     size = path.stat().st_size - log.torn - (len(log.steps) - count) * record_bytes(log.header)
     os.truncate(path, size)
     return Recorder(path, log.header, count, log.checks[count], sync_seconds)
@@ -180,6 +195,19 @@ def _agree(log: TrajectoryLog, steps: int, checkpoint: str | os.PathLike[str] | 
             f"{path} tells of other steps than those that led to {checkpoint}: they come from different "
             "runs; move the log away to begin a new one from here"
         )
+
+
+def _keep_uncut(path: Path, steps: int) -> None:
+    """A copy of a log that is about to be cut, under a name that no other copy has; one copy of the same bytes is enough."""
+    whole, number = path.read_bytes(), 1
+    while True:
+        copy = path.with_name(f"{path.stem}.before-step-{steps}{f'.{number}' if number > 1 else ''}{path.suffix}")
+        if not copy.exists():
+            write_whole(copy, whole)
+            return
+        if copy.read_bytes() == whole:  # an earlier resume made it and was then stopped
+            return
+        number += 1
 
 
 def _set_aside(path: Path) -> None:
