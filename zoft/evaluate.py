@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from zoft.errors import UsageError
-from zoft.metrics import metric
+from zoft.generation import Greedy
+from zoft.metrics import Outcome, metric
 from zoft.objectives import Objective
+from zoft.tasks.base import Example
 from zoft.tasks.collate import Collator
-from zoft.tasks.encode import Encoded
+from zoft.tasks.encoded import Encoded, EncodedDataset
 
 
 def evaluate(
@@ -22,10 +23,15 @@ def evaluate(
     collator: Collator,
     batch_size: int = 32,
     metrics: Sequence[str] = ("accuracy",),
+    greedy: Greedy | None = None,
 ) -> dict[str, float]:
     """The metrics, the mean `loss` in nats and the number `n` of examples.
 
     Examples of like length share a batch. Dropout is off; every module's mode is as before when this returns.
+
+    Args:
+        metrics: names of `zoft.metrics`; empty: the loss alone.
+        greedy: how answers are written, for tasks whose answers are free text; the metrics then compare texts.
 
     Raises:
         UsageError: nothing to evaluate, an unknown metric.
@@ -37,35 +43,39 @@ def evaluate(
     device = next(model.parameters()).device
     modes = [(module, module.training) for module in model.modules()]
     losses: list[float] = []
-    predicted: list[int] = []
-    gold: list[int] = []
+    predicted: list[int | str] = []
     model.eval()
     try:
         with torch.no_grad():
             for start in range(0, len(order), batch_size):
-                batch = collator([dataset[index] for index in order[start : start + batch_size]])
-                scored = objective.evaluate(model, {name: value.to(device) for name, value in batch.items()})
+                items = [dataset[index] for index in order[start : start + batch_size]]
+                batch = {name: value.to(device) for name, value in collator(items).items()}
+                scored = objective.evaluate(model, batch)
                 losses += scored.losses.tolist()
-                predicted += scored.scores.argmax(dim=-1).tolist()
-                gold += scored.gold.tolist()
+                if greedy is not None and measures:
+                    predicted += greedy(model, [item.prompt_ids for item in items])
+                else:
+                    predicted += scored.scores.argmax(dim=-1).tolist()
     finally:
         for module, mode in modes:
             module.training = mode
-    values = {name: measure(predicted, gold) for name, measure in measures.items()}
+    outcomes = outcomes_of(dataset, order, predicted)
+    values = {name: measure(outcomes) for name, measure in measures.items()}
     return {**values, "loss": sum(losses) / len(losses), "n": len(losses)}
 
 
-def compute_metrics_of(metrics: Sequence[str] = ("accuracy",)) -> Callable[[Any], dict[str, float]]:
-    """`compute_metrics` for a Trainer whose predictions are candidate scores [n, C] and whose labels are gold [n].
+def outcomes_of(dataset: Sequence[Encoded], order: Sequence[int], predicted: Sequence[int | str]) -> list[Outcome]:
+    """What `predicted` (chosen candidates, or texts) makes of the examples dataset[order[0]], dataset[order[1]], …"""
+    examples = dataset.examples if isinstance(dataset, EncodedDataset) else ()
+    return [
+        outcome(examples[index], answer) if examples else Outcome(predicted=int(answer), gold=dataset[index].gold)
+        for index, answer in zip(order, predicted, strict=True)
+    ]
 
-    Raises:
-        UsageError: an unknown metric.
-    """
-    measures = {name: metric(name) for name in metrics}
 
-    def compute_metrics(prediction: Any) -> dict[str, float]:
-        predicted = prediction.predictions.argmax(axis=-1).tolist()
-        gold = prediction.label_ids.tolist()
-        return {name: measure(predicted, gold) for name, measure in measures.items()}
-
-    return compute_metrics
+def outcome(example: Example, answer: int | str) -> Outcome:
+    """A chosen candidate's number, or a text, beside what would have been right."""
+    names = example.names or tuple(candidate.strip() for candidate in example.candidates)
+    if isinstance(answer, str):
+        return Outcome(answer, example.answers or (names[example.gold],), group=example.group)
+    return Outcome(names[answer], example.answers, answer, example.gold, example.group)

@@ -2,7 +2,6 @@
 
 import importlib.util
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from zoft import metrics
 from zoft.errors import UsageError
-from zoft.evaluate import compute_metrics_of, evaluate
+from zoft.evaluate import evaluate
 from zoft.objectives import CandidateLikelihood, LanguageModelling, objective
 from zoft.tasks.collate import Collator
 from zoft.tasks.encode import EncodedDataset
@@ -63,12 +62,6 @@ def test_nothing_and_unknown_names_are_refused(model):
         evaluate(model, DATASET, CandidateLikelihood(), Collator(0, 3), metrics=("f2",))
     with pytest.raises(UsageError, match="objective 'nll' does not exist"):
         objective("nll")
-
-
-def test_trainer_metrics_take_scores_and_gold():
-    scores = numpy.array([[0.1, 0.9, -numpy.inf], [0.2, -1.0, 0.1], [-3.0, -2.0, -1.0], [1.0, 0.0, -numpy.inf]])
-    prediction = SimpleNamespace(predictions=scores, label_ids=numpy.array([1, 0, 1, 1]))
-    assert compute_metrics_of(("accuracy", "macro_f1"))(prediction)["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("seed", range(5))

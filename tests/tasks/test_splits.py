@@ -132,7 +132,7 @@ def test_each_architecture_gets_its_prompt():
 
 BAD = {
     "missing file": ({"train_file": "absent.tsv"}, "absent.tsv does not exist"),
-    "unknown ending": ({"train_file": "x.txt"}, "cannot read .txt; use .json"),
+    "unknown ending": ({"train_file": "x.md"}, "cannot read .md; use .json"),
     "no rows": ({"train_file": "empty.tsv"}, "the dataset is empty"),
     "header alone": ({"train_file": "header.tsv"}, "the dataset is empty"),
     "label": ({"train_file": "label.tsv"}, r"row 2: label '7' in column 'label'.*allowed: 0, 1"),
@@ -149,7 +149,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_data_is_refused_in_words(tmp_path, monkeypatch, case):
     files = {
-        "x.txt": "a", "empty.tsv": "", "header.tsv": "sentence\tlabel\n", "one.tsv": "sentence\tlabel\nbleak\t0\n",
+        "x.md": "a", "empty.tsv": "", "header.tsv": "sentence\tlabel\n", "one.tsv": "sentence\tlabel\nbleak\t0\n",
         "label.tsv": "sentence\tlabel\na\t0\nb\t7\n", "column.csv": "text,label\na,0\n",
         "fields.tsv": "sentence\tlabel\na\t0\nb\tc\t0\n", "bad.jsonl": '{"sentence": "a", "label": 0}\n{no\n',
         "list.jsonl": "[1, 2]\n", "null.jsonl": '{"sentence": null, "label": 0}\n',

@@ -12,7 +12,7 @@ from typing import Literal
 from zoft.errors import UsageError
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
-DATA_FORMATS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+DATA_FORMATS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")  # and each of the first five with .gz
 
 
 def seconds(duration: str | float) -> float:
@@ -38,12 +38,14 @@ class RunSettings:
     tokenizer: str | None = None  # folder or name; None: the model's own
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the weights; auto: as they were saved
     task: str | None = None  # name of a task; None: one described by template and label_words
-    train_file: str | None = None  # json, jsonl, csv, tsv or parquet; None: the task's data from the Hub
+    train_file: str | None = None  # json, jsonl, csv, tsv, txt or parquet; None: the task's data from the Hub
     validation_file: str | None = None
     test_file: str | None = None
     template: str | None = None  # prompt with {column} for each column that it uses
     label_words: dict[str, str] | None = field(default=None)  # label as it stands in the data -> word the model says
     label_column: str | None = None  # None: the task's own
+    target_column: str | None = None  # column with the answer in words, in place of label words
+    max_new_tokens: int | None = None  # of a generated answer; None: the task's own
     num_train: int | None = 1000  # examples; none: all there are. MeZO's split is 1000 / 500 / 1000
     num_dev: int | None = 500
     num_test: int | None = 1000
@@ -65,8 +67,9 @@ class RunSettings:
             seconds(self.max_time)
         if self.label_words is not None:
             object.__setattr__(self, "label_words", checked_label_words(self.label_words))
-        if self.task is None and (self.template is None) != (self.label_words is None):
-            missing = "label_words" if self.label_words is None else "template"
+        answered = self.label_words is not None or self.target_column is not None
+        if self.task is None and (self.template is None) == answered:
+            missing = "template" if answered else "label_words"
             raise UsageError(f"a classification of your own needs template and label_words; {missing} is missing")
         for name in ("train_file", "validation_file", "test_file"):
             check_data_file(name, getattr(self, name))
@@ -76,7 +79,7 @@ class RunSettings:
     def _check_counts(self) -> None:
         for name, least in {
             "num_train": 1, "num_dev": 0, "num_test": 0, "examples_per_label": 1, "max_length": 1, "lora_r": 1,
-            "lora_alpha": 1, "split_seed": 0,
+            "lora_alpha": 1, "split_seed": 0, "max_new_tokens": 1,
         }.items():  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
@@ -121,7 +124,7 @@ def check_data_file(name: str, file: str | None) -> None:
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise UsageError(f"{name}: {file} {what}; relative paths start at {Path.cwd()}")
-    if path.suffix.lower() not in DATA_FORMATS:
+    if Path(path.name.removesuffix(".gz")).suffix.lower() not in DATA_FORMATS:
         raise UsageError(f"{name}: {file} ends in {path.suffix or 'nothing'}; expected {', '.join(DATA_FORMATS)}")
 
 

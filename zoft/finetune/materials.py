@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from zoft.config.run import RunSettings
+from zoft.generation import Greedy
 from zoft.models import apply_tuning, architecture_of, context_length, load_model, load_tokenizer
-from zoft.objectives import CandidateLikelihood, Objective
+from zoft.objectives import Objective, objective
 from zoft.tasks import Architecture, Example, Splits, Task, load_splits, resolve
 from zoft.tasks.collate import Collator
-from zoft.tasks.encode import encode
 from zoft.tasks.encoded import EncodedDataset
+from zoft.tasks.prepare import encode_task
 
 QUICKSTART = "quickstart"
 
@@ -30,6 +31,7 @@ class Materials:
     test: EncodedDataset
     collator: Collator
     objective: Objective
+    greedy: Greedy | None  # how answers are written, where they are free text
     notes: tuple[str, ...]  # what a user should know about the data, in words
 
 
@@ -42,25 +44,27 @@ def gather_materials(run: RunSettings) -> Materials:
     assert run.model is not None, "load_config sees to it"
     folder = _quickstart_model() if run.model == QUICKSTART else run.model
     architecture = architecture_of(folder)
-    task, splits = _data(run, architecture)
     tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
+    task, splits = _data(run, architecture, tokenizer)
     model = load_model(folder, dtype=run.dtype, architecture=architecture, labels=len(task.labels), tokenizer=tokenizer)
     model = apply_tuning(model, run.tuning, rank=run.lora_r, alpha=run.lora_alpha, targets=run.lora_target_modules)
     length = min(run.max_length or 1 << 30, context_length(model, tokenizer))
 
-    def encoded(examples: tuple[Example, ...]) -> EncodedDataset:
-        return encode(examples, tokenizer, length, architecture)
+    def encoded(examples: tuple[Example, ...], training: bool = False) -> EncodedDataset:
+        return encode_task(task, examples, tokenizer, length, architecture, training=training)
 
-    train, dev, test = encoded(splits.train), encoded(splits.dev), encoded(splits.test)
+    train, dev, test = encoded(splits.train, training=True), encoded(splits.dev), encoded(splits.test)
     notes = [*splits.notes, *dict.fromkeys(train.notes)]
     for name, part in (("training", train), ("dev", dev), ("test", test)):
         if part.shortened:
-            notes.append(f"{part.shortened} of {len(part)} {name} texts were shortened to {length} tokens")
-    collator = Collator.of(train, tokenizer, length)
-    return Materials(model, tokenizer, task, train, dev, test, collator, CandidateLikelihood(), tuple(notes))
+            share = f"{part.shortened} of {len(part)} {name} texts ({part.shortened_share:.1%})"
+            notes.append(f"{share} were shortened, from the left of their passage, to {length} tokens")
+    widest = Collator.of(max((train, dev, test), key=lambda part: part.max_candidates), tokenizer, length)
+    greedy = Greedy(tokenizer, task.max_new_tokens, task.stop) if task.generates else None
+    return Materials(model, tokenizer, task, train, dev, test, widest, objective(task.objective), greedy, tuple(notes))
 
 
-def _data(run: RunSettings, architecture: Architecture) -> tuple[Task, Splits]:
+def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:
     if run.task == QUICKSTART:
         from zoft.quickstart.task import QUICKSTART as task
         from zoft.quickstart.task import examples
@@ -70,7 +74,10 @@ def _data(run: RunSettings, architecture: Architecture) -> tuple[Task, Splits]:
             for name, number in (("train", run.num_train), ("dev", run.num_dev), ("test", run.num_test))
         )
         return task, Splits(train, dev, test)
-    task = resolve(run.task, run.template, run.label_words, run.label_column).prompted_for(architecture)
+    task = resolve(run.task, run.template, run.label_words, run.label_column, run.target_column)
+    task = task.prompted_for(architecture).worded_by(tokenizer)
+    if run.max_new_tokens is not None:
+        task = replace(task, max_new_tokens=run.max_new_tokens)
     splits = load_splits(
         task,
         run.train_file,

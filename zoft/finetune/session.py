@@ -14,16 +14,16 @@ from transformers import set_seed
 from zoft.config import RunConfig
 from zoft.directions import Distribution
 from zoft.errors import UsageError
-from zoft.evaluate import compute_metrics_of
 from zoft.finetune.clock import MaxTime
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.summary import Summary, closing_words
+from zoft.finetune.task_trainer import MeZOTaskTrainer, TaskTrainer
 from zoft.perturb import perturbation
 from zoft.space import ParameterSpace
-from zoft.trainer import MeZOTrainer, ZOConfig, ZOTrainer
+from zoft.trainer import ZOConfig, ZOTrainer
 
-TRAINERS: dict[str, type[ZOTrainer]] = {"zo": ZOTrainer, "mezo": MeZOTrainer}  # by `method`
+TRAINERS: dict[str, type[TaskTrainer]] = {"zo": TaskTrainer, "mezo": MeZOTaskTrainer}  # by `method`
 
 
 def finetune(config: RunConfig) -> Summary:
@@ -126,7 +126,8 @@ def _trainer(config: RunConfig, args: ZOConfig, materials: Materials) -> ZOTrain
         train_dataset=materials.train,  # type: ignore[arg-type]
         eval_dataset=materials.dev if len(materials.dev) else None,  # type: ignore[arg-type]
         processing_class=materials.tokenizer,
-        compute_metrics=compute_metrics_of((materials.task.metric,)),
+        metrics=materials.task.metrics,
+        greedy=materials.greedy if materials.task.metrics else None,
         callbacks=callbacks,
     )
 

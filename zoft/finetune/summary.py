@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ class Summary:
     skipped_steps: int
     best_step: int | None  # the step whose weights are kept; None: the last
     folder: str
+    official: dict[str, tuple[float, float]] = field(default_factory=dict)  # other metrics, before and after
 
     @classmethod
     def of(
@@ -39,12 +40,14 @@ class Summary:
         after: dict[str, float],
     ) -> Summary:
         """From the metrics of Trainer."""
-        metric = next(key for key in after if key.startswith("test_") and key not in _NOT_METRICS)
+        found = [key for key in after if key.startswith("test_") and key not in _NOT_METRICS]
+        metric = found[0] if found else "test_loss"
         return cls(
             recipe=config.recipe,
             metric=metric.removeprefix("test_"),
             before=before[metric],
             after=after[metric],
+            official={key.removeprefix("test_"): (before[key], after[key]) for key in found[1:]},
             steps=trainer.state.global_step,
             steps_per_second=training["train_steps_per_second"],
             skipped_steps=trainer.zo_skipped_steps,
@@ -78,6 +81,7 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
     rows = [
         (f"test {summary.metric} before", f"{summary.before:.3f}"),
         (f"test {summary.metric} after", f"{summary.after:.3f}"),
+        *((f"test {name}", f"{a:.3f} before, {b:.3f} after") for name, (a, b) in summary.official.items()),
         ("steps", f"{summary.steps}, {summary.steps_per_second:.1f} a second"),
     ]
     if summary.best_step is not None:

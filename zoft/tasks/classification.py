@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoft.errors import UsageError
 from zoft.tasks.base import Architecture, Example, Task, column_value
-
-ANSWER = "answer"  # the slot of the template where the label word goes; without one it goes to the end
+from zoft.tasks.template import asked, slots
 
 
 @dataclass(frozen=True)
 class Classification(Task):
     """A template with ``{column}`` slots, and a label word for each label.
 
-    ``{answer}`` marks where the word goes. Spaces before that slot belong to the word, so that word and space are
-    tokenised as the model saw them in running text; at the end of a template without the slot one space is assumed.
+    ``{answer}`` marks where the word goes; see `zoft.tasks.template`.
 
     Raises:
         UsageError: a template that is not one, label words that are too few, empty or the same.
@@ -31,12 +27,13 @@ class Classification(Task):
     label_names: tuple[str, ...] = ()  # label number i, as the Hub stores it, is called label_names[i]
     masked_template: str | None = None  # for masked language models; None: `template`
     classifier_template: str | None = None  # for classification heads; None: the template's columns side by side
+    group_column: str | None = None  # rows with one value in it are scored together
     passage_column: str | None = None  # shortened when a prompt is too long; None: the template's first
 
     def __post_init__(self) -> None:
-        columns = _slots(self.template, self.name)
+        columns = slots(self.template, self.name)
         if self.masked_template is not None:
-            _slots(self.masked_template, self.name)
+            slots(self.masked_template, self.name)
         if self.passage_column is None and columns:
             object.__setattr__(self, "passage_column", columns[0])
         check_label_words(self.label_words)
@@ -44,44 +41,54 @@ class Classification(Task):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*_slots(self.template, self.name), self.label_column)
+        return (*slots(self.template, self.name), self.label_column)
 
     @property
     def labels(self) -> tuple[str, ...]:
         return tuple(self.label_words)
 
+    def of_line(self, line: str) -> Mapping[str, Any]:
+        """`label text` in a line, as SST-5, TREC and others are released; for tasks that ask about one text."""
+        texts = [column for column in self.columns if column != self.label_column]
+        if len(texts) > 1:
+            return super().of_line(line)
+        label, _, text = line.partition(" ")
+        return {self.label_column: label, texts[0]: text}
+
     def prompted_for(self, architecture: Architecture) -> Classification:
+        super().prompted_for(architecture)
         if architecture == "masked" and self.masked_template is not None:
             return replace(self, template=self.masked_template)
         if architecture == "classifier":  # a head asks nothing, so no lead-in belongs there
-            columns = " ".join(f"{{{column}}}" for column in _slots(self.template, self.name))
+            columns = " ".join(f"{{{column}}}" for column in slots(self.template, self.name))
             return replace(self, template=self.classifier_template or columns)
         return self
 
     def with_settings(
-        self, template: str | None = None, label_words: Mapping[str, str] | None = None, label_column: str | None = None
+        self,
+        template: str | None = None,
+        label_words: Mapping[str, str] | None = None,
+        label_column: str | None = None,
+        target_column: str | None = None,
     ) -> Classification:
-        changed = super().with_settings(template, label_words, label_column)
+        changed = super().with_settings(template, label_words, label_column, target_column)
         if template is not None:  # a user's template serves every architecture, and names its own passage
-            kept = self.passage_column if self.passage_column in _slots(template, self.name) else None
+            kept = self.passage_column if self.passage_column in slots(template, self.name) else None
             changed = replace(changed, masked_template=template, classifier_template=template, passage_column=kept)
         return changed
 
     def example(self, row: Mapping[str, Any], number: int, source: str = "") -> Example:
         where = f"{source}, row {number}" if source else f"row {number}"
-        before, after = _halves(self.template)
-        prompt, passage = _filled(before, row, where, self.passage_column)
-        suffix, _ = _filled(after, row, where, None)
-        kept = prompt.rstrip(" ")
-        lead = prompt[len(kept) :] or ("" if not kept or kept[-1].isspace() else " ")
+        question = asked(self.template, row, where, self.passage_column)
         return Example(
-            prompt=kept,
-            candidates=tuple(lead + word for word in self.label_words.values()),
+            prompt=question.prompt,
+            candidates=tuple(question.lead + word for word in self.label_words.values()),
             gold=self.labels.index(self.label(row, where)),
             row=number,
             source=source,
-            passage=(min(passage[0], len(kept)), min(passage[1], len(kept))),
-            suffix=suffix,
+            passage=question.passage,
+            suffix=question.suffix,
+            group="" if self.group_column is None else str(column_value(row, self.group_column, where)),
         )
 
     def label(self, row: Mapping[str, Any], where: str) -> str:
@@ -121,52 +128,3 @@ def check_label_words(words: Mapping[str, str]) -> None:
                 "no model could tell them apart, so give each its own"
             )
         seen[word.strip()] = label
-
-
-@functools.cache
-def _parsed(template: str, name: str) -> tuple[tuple[str, str | None], ...]:
-    """(literal text, slot after it or None) pairs."""
-    try:
-        return tuple((text, slot) for text, slot, _, _ in string.Formatter().parse(template))
-    except ValueError as error:
-        message = f"task {name}: the template {template!r} is broken ({error}); write {{{{ for a brace"
-        raise UsageError(message) from None
-
-
-def _slots(template: str, name: str) -> list[str]:
-    """The columns that `template` names, in order, without the answer's slot."""
-    slots = [slot for _, slot in _parsed(template, name) if slot is not None]
-    if slots.count(ANSWER) > 1:
-        raise UsageError(f"task {name}: the template {template!r} has more than one {{answer}} slot")
-    columns = list(dict.fromkeys(slot for slot in slots if slot != ANSWER))
-    if not columns or "" in columns:
-        raise UsageError(f"task {name}: the template {template!r} must name columns of the data, as in {{sentence}}")
-    return columns
-
-
-Pieces = tuple[tuple[str, str | None], ...]
-
-
-def _halves(template: str) -> tuple[Pieces, Pieces]:
-    """The template before and after the answer's slot."""
-    pieces = _parsed(template, "")
-    for position, (text, slot) in enumerate(pieces):
-        if slot == ANSWER:
-            return (*pieces[:position], (text, None)), pieces[position + 1 :]
-    return pieces, ()
-
-
-def _filled(
-    pieces: Pieces, row: Mapping[str, Any], where: str, passage_column: str | None
-) -> tuple[str, tuple[int, int]]:
-    """The text with its slots filled, and the characters that the passage's first occurrence takes."""
-    text, passage = "", (0, 0)
-    for literal, slot in pieces:
-        text += literal
-        if slot is None:
-            continue
-        value = str(column_value(row, slot, where)).strip()
-        if slot == passage_column and passage == (0, 0):
-            passage = (len(text), len(text) + len(value))
-        text += value
-    return text, passage

@@ -23,6 +23,7 @@ class Collator:
     One row each::
 
         gold            [B]     index of the right candidate
+        index           [B]     which example of its dataset
         input_ids       [B, T]  padded to a multiple of 8, so that few lengths occur
         attention_mask  [B, T]
         choices         [B, C]  entry of the output that stands for each candidate; ABSENT where there is none
@@ -31,7 +32,7 @@ class Collator:
 
     One row per candidate (R in all)::
 
-        gold            [B]
+        gold, index     [B]
         input_ids, attention_mask, labels [R, T]  labels: the answer's tokens, IGNORED elsewhere
         candidate_rows  [B, C]  row of each candidate; ABSENT where there is none
         outputs         [K]     positions t whose output predicts an answer's token t + 1 in some row
@@ -67,6 +68,7 @@ class Collator:
         import torch
 
         batch = {"gold": torch.tensor([item.gold for item in items])}
+        batch |= {"index": torch.tensor([item.index for item in items])}
         batch |= self._padded([item.rows[0].ids for item in items])
         batch["classes" if self.architecture == "classifier" else "choices"] = self._candidates(
             [item.choices for item in items]
@@ -82,6 +84,7 @@ class Collator:
 
         rows = [row for item in items for row in item.rows]
         batch = {"gold": torch.tensor([item.gold for item in items])}
+        batch |= {"index": torch.tensor([item.index for item in items])}
         batch |= self._padded([row.ids for row in rows])
         labels = torch.full_like(batch["input_ids"], IGNORED)
         for index, row in enumerate(rows):

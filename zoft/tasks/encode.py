@@ -8,6 +8,7 @@ is the answer's; it and only its like carry the loss.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from zoft.errors import UsageError
@@ -25,6 +26,7 @@ def encode(
     *,
     answers: Literal["candidates", "gold"] = "candidates",
     share_prompt: bool = True,
+    reserve: int = 0,
 ) -> EncodedDataset:
     """Tokenise examples for a model that reads at most `max_length` tokens.
 
@@ -33,6 +35,7 @@ def encode(
     Args:
         answers: `gold` keeps the right candidate alone (teacher forcing, with the objective `language_modelling`).
         share_prompt: False keeps one row per candidate even where one row would do.
+        reserve: tokens that must find room behind the prompt, where an answer is to be generated.
 
     Raises:
         UsageError: an answer without tokens, candidates with the same tokens (masked LM: the same first token), a text
@@ -44,14 +47,15 @@ def encode(
             f"{type(tokenizer).__name__} does not tell which characters a token covers; use a fast tokenizer "
             "(a folder with tokenizer.json)"
         )
-    encoder = _Encoder(tokenizer, max_length)
+    encoder = _Encoder(tokenizer, max_length, reserve)
     if architecture == "causal":
         items = encoder.causal(examples, answers == "gold", share_prompt)
     elif architecture == "masked":
         items = encoder.masked(examples)
     else:
         items = encoder.classifier(examples)
-    return EncodedDataset(tuple(items), architecture, len(encoder.shortened), tuple(encoder.notes))
+    numbered = tuple(replace(item, index=index) for index, item in enumerate(items))
+    return EncodedDataset(numbered, architecture, len(encoder.shortened), tuple(encoder.notes), tuple(examples))
 
 
 class _Text(NamedTuple):
@@ -63,24 +67,25 @@ class _Text(NamedTuple):
 
 
 class _Encoder:
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(self, tokenizer: Any, max_length: int, reserve: int) -> None:
+        self.tokenizer, self.max_length, self.reserve = tokenizer, max_length, reserve
         self.shortened: set[int] = set()  # rows
         self.notes: list[str] = []
         self._words: dict[tuple[str, ...], tuple[int, ...]] = {}
 
     def causal(self, examples: list[Example], gold_only: bool, share_prompt: bool) -> Iterator[Encoded]:
-        texts: list[str] = []
+        tokenised: dict[bool, Iterator[_Text]] = {}
+        for special in (True, False):
+            chosen = [e for e in examples if e.special == special]
+            texts = [example.prompt + c for example in chosen for c in _asked(example, gold_only)]
+            tokenised[special] = iter(self._tokenised(texts, special))
         for example in examples:
             if any(character.isalnum() for character in example.suffix):
                 raise UsageError(
                     f"{example.where}: {example.suffix!r} follows the answer, but a model that reads left to right "
                     "would not see it; put {answer} at the end of the template"
                 )
-            texts += [example.prompt + c for c in _asked(example, gold_only)]
-        tokenised = iter(self._tokenised(texts))
-        for example in examples:
-            rows = [self._causal_row(example, next(tokenised)) for _ in _asked(example, gold_only)]
+            rows = [self._causal_row(example, next(tokenised[example.special])) for _ in _asked(example, gold_only)]
             rows = self._fitted(example, rows)
             self._check_distinct(example, [row.ids for row in rows])
             gold = 0 if gold_only else example.gold
@@ -147,7 +152,8 @@ class _Encoder:
 
     def _fitted(self, example: Example, rows: list[tuple[_Text, tuple[int, ...]]]) -> list[TokenRow]:
         """Rows of at most `max_length` tokens; all lose the same number from the left of their passage."""
-        excess = max(len(text.ids) for text, _ in rows) - self.max_length
+        room = [len(text.ids) + max(self.reserve - len(answer), 0) for text, answer in rows]
+        excess = max(room) - self.max_length
         if excess <= 0:
             return [TokenRow(tuple(text.ids), answer) for text, answer in rows]
         start, stop = example.passage
@@ -159,9 +165,10 @@ class _Encoder:
                 if start <= first < last <= stop and not text.special[i] and i not in answer
             ]
             if len(inside) < excess:
+                kept = f" with room for {self.reserve} new ones" if self.reserve else ""
                 raise UsageError(
                     f"{example.where}: {len(text.ids)} tokens, of which {len(inside)} are the passage, do not fit into "
-                    f"max_length={self.max_length}; raise max_length or shorten the template"
+                    f"max_length={self.max_length}{kept}; raise max_length or shorten the template"
                 )
             dropped = set(inside[:excess])
             ids = tuple(token for i, token in enumerate(text.ids) if i not in dropped)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from zoft.tasks.base import Architecture
+from zoft.tasks.base import Architecture, Example
 
 
 class TokenRow(NamedTuple):
@@ -29,6 +29,7 @@ class Encoded:
     row: int  # of the example, for messages
     choices: tuple[int, ...] = ()  # candidate i is entry choices[i] of the output at read_at
     read_at: int = -1  # position in rows[0] whose output is read; -1: the last, or the model gives one output per row
+    index: int = 0  # which example of its dataset this is
 
     @property
     def candidates(self) -> int:
@@ -45,7 +46,13 @@ class Encoded:
             return self
         prompt = self.rows[0].ids
         rows = tuple(TokenRow((*prompt, token), (len(prompt),)) for token in self.choices)
-        return Encoded(rows, self.gold, self.row)
+        return Encoded(rows, self.gold, self.row, index=self.index)
+
+    @property
+    def prompt_ids(self) -> tuple[int, ...]:
+        """The tokens before the answer: what free text is generated from."""
+        row = self.rows[0]
+        return row.ids[: row.answer[0]] if row.answer else row.ids
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class EncodedDataset(Sequence[Encoded]):
     architecture: Architecture
     shortened: int = 0  # examples that lost some of their passage
     notes: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()  # what the items were made of, in their order; none for plain text
 
     def __len__(self) -> int:
         return len(self.items)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from zoft.errors import UsageError
 from zoft.tasks.base import HubSource, Task
@@ -15,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def rows_of_file(path: str | Path, task: Task) -> list[Row]:
-    """The rows of a json, jsonl, csv, tsv or parquet file, columns named as the task names them.
+    """The rows of a json, jsonl, csv, tsv, txt or parquet file (.gz too), columns named as the task names them.
 
     Raises:
         UsageError: no such file, another format, unreadable, no rows, a column that the task reads is missing.
@@ -23,15 +24,16 @@ def rows_of_file(path: str | Path, task: Task) -> list[Row]:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UsageError(f"the data file {path} does not exist; relative paths start at {Path.cwd()}")
-    reader = _READERS.get(path.suffix.lower())
+    ending = Path(path.name.removesuffix(".gz")).suffix.lower()
+    reader = _READERS.get(ending)
     if reader is None:
-        raise UsageError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use {', '.join(_READERS)}")
+        raise UsageError(f"{path}: cannot read {ending or 'a file without an ending'}; use {', '.join(_READERS)}")
     try:
         records = list(reader(path, task))
     except (ValueError, csv.Error, OSError) as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"{path}: cannot be read as {path.suffix.lstrip('.')}: {error}") from error
+        raise UsageError(f"{path}: cannot be read as {ending.lstrip('.')}: {error}") from error
     return _checked(records, task, str(path))
 
 
@@ -45,7 +47,8 @@ def rows_of_hub(hub: HubSource, split: str, task: Task) -> list[Row]:
 
     name = f"{hub.repository}/{hub.configuration}" if hub.configuration else hub.repository
     try:
-        loaded: Any = datasets.load_dataset(hub.repository, hub.configuration, split=split)
+        at: dict[str, Any] = {} if hub.revision is None else {"revision": hub.revision}
+        loaded: Any = datasets.load_dataset(hub.repository, hub.configuration, split=split, **at)
     except (OSError, ValueError, RuntimeError) as error:
         raise UsageError(
             f"task {task.name}: {name} ({split}) cannot be loaded from the Hub: {error}; "
@@ -64,7 +67,7 @@ def _checked(records: list[Any], task: Task, source: str) -> list[Row]:
         )
     if task.aliases:
         records = [_renamed(record, task) for record in records]
-    first = next(iter(task.unfolded(records[0])), {})
+    first = next((row for record in records for row in task.unfolded(record)), {})
     missing = [column for column in task.columns if column not in first]
     if missing:
         needs = f"task {task.name} (template, label_column) needs {', '.join(map(repr, missing))}"
@@ -78,27 +81,34 @@ def _renamed(record: Row, task: Task) -> Row:
     }
 
 
+def _opened(path: Path, newline: str | None = None) -> TextIO:
+    """The text of a file, compressed or not."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    return cast(TextIO, opened(path, "rt", encoding="utf-8-sig", newline=newline))
+
+
 def _json(path: Path, task: Task) -> list[Any]:
-    """A list of objects, alone or as the only list in an object (as under "data")."""
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        if len(lists) != 1:
-            raise UsageError(f"{path}: expected a list of rows, alone or as the one list in an object")
-        content = lists[0]
-    if not isinstance(content, list):
-        raise UsageError(f"{path}: expected a list of rows, but found {type(content).__name__}")
-    return content
+    with _opened(path) as text:
+        document = json.load(text)
+    try:
+        return task.records(document)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _jsonl(path: Path, task: Task) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig") as lines:
+    with _opened(path) as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     yield json.loads(line)
                 except json.JSONDecodeError as error:
                     raise UsageError(f"{path}, line {number}: not a JSON object: {error}") from None
+
+
+def _txt(path: Path, task: Task) -> Iterator[Row]:
+    with _opened(path) as lines:
+        yield from (task.of_line(line.rstrip("\r\n")) for line in lines if line.strip())
 
 
 def _csv(path: Path, task: Task) -> Iterator[Row]:
@@ -111,15 +121,16 @@ def _tsv(path: Path, task: Task) -> Iterator[Row]:
 
 
 def _delimited(path: Path, task: Task, **dialect: Any) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
+    with _opened(path, newline="") as lines:
         records = csv.reader(lines, **dialect)
         first = next(records, None)
         if first is None:
             return
         names = first
         headed = bool(set(task.columns) & {task.aliases.get(name, name) for name in first})
-        if not headed and len(first) == len(task.headerless):
-            names = list(task.headerless)
+        layout = next((layout for layout in task.headerless if len(layout) == len(first)), None)
+        if not headed and layout is not None:
+            names = list(layout)
             yield dict(zip(names, first, strict=True))
         for number, record in enumerate(records, start=1 if names is first else 2):
             if not record:
@@ -140,5 +151,6 @@ _READERS: dict[str, Callable[[Path, Task], Any]] = {
     ".jsonl": _jsonl,
     ".csv": _csv,
     ".tsv": _tsv,
+    ".txt": _txt,
     ".parquet": _parquet,
 }

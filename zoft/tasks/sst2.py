@@ -6,7 +6,7 @@ from zoft.tasks.classification import Classification
 SST2 = Classification(
     name="sst2",
     hub=HubSource("nyu-mll/glue", "sst2"),
-    headerless=("sentence", "label"),
+    headerless=(("sentence", "label"),),
     template="{sentence} It was {answer}",
     masked_template="{sentence} It was {answer}.",
     label_words={"0": "terrible", "1": "great"},

@@ -1,8 +1,8 @@
-"""Metrics in plain arithmetic. Each takes predictions and gold labels of equal length and gives a number."""
+"""Metrics of labels, in plain arithmetic: predictions and gold labels of equal length give a number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from math import sqrt
 
 from zoft.errors import UsageError
@@ -65,23 +65,17 @@ def matthews(predicted: Labels, gold: Labels) -> float:
     return covariance / sqrt(spread) if spread else 0.0
 
 
-METRICS: Mapping[str, Callable[[Labels, Labels], float]] = {
-    "accuracy": accuracy,
-    "f1": f1,
-    "macro_f1": macro_f1,
-    "matthews": matthews,
-}
+def question_em(predicted: Labels, gold: Labels, groups: Labels) -> float:
+    """Share of the groups in which every prediction is right: MultiRC's EM, a group being a question's answers.
 
-
-def metric(name: str) -> Callable[[Labels, Labels], float]:
-    """The metric `name`.
-
-    Raises:
-        UsageError: no such metric.
+    >>> question_em([1, 0, 1, 1], [1, 0, 1, 0], ["q1", "q1", "q2", "q2"])
+    0.5
     """
-    if name not in METRICS:
-        raise UsageError(f"metric {name!r} does not exist; there are: {', '.join(METRICS)}")
-    return METRICS[name]
+    _check(predicted, gold)
+    right: dict[Hashable, bool] = {}
+    for p, g, group in zip(predicted, gold, groups, strict=True):
+        right[group] = right.get(group, True) and p == g
+    return sum(right.values()) / len(right)
 
 
 def _check(predicted: Labels, gold: Labels) -> None:

@@ -1,0 +1,64 @@
+"""`ZOTrainer` for a task: its evaluation gives the task's metrics, from chosen candidates or from generated text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoft.evaluate import outcomes_of
+from zoft.generation import Greedy, prompts_of
+from zoft.metrics import metric
+from zoft.tasks.encoded import EncodedDataset
+from zoft.trainer import MeZOTrainer, ZOTrainer
+
+
+class TaskTrainer(ZOTrainer):
+    """Predictions are candidates' scores [n, C] or new tokens [n, N]; labels are the examples' numbers in their dataset.
+
+    Raises:
+        UsageError: as `ZOTrainer`; an unknown metric.
+    """
+
+    def __init__(self, *args: Any, metrics: Sequence[str] = (), greedy: Greedy | None = None, **kwargs: Any) -> None:
+        """
+        Args:
+            args and kwargs: `ZOTrainer`'s.
+            metrics: names of `zoft.metrics`; empty: the loss alone.
+            greedy: how answers are written where they are free text.
+        """
+        self.measures = {name: metric(name) for name in metrics}
+        self.greedy = greedy
+        self._asked: EncodedDataset | None = None
+        super().__init__(*args, compute_metrics=self._metrics if metrics else None, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.evaluation_loop`."""
+        self._asked = dataloader.dataset
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """The loss; scores, or tokens; and which examples these are."""
+        inputs = self._prepare_inputs(inputs)
+        numbers = inputs["index"]
+        loss, scores, _ = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if prediction_loss_only or self.greedy is None:
+            return loss, scores, None if prediction_loss_only else numbers
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return loss, self.greedy.ids(model, prompts_of(inputs)), numbers
+
+    def _metrics(self, prediction: Any) -> dict[str, float]:
+        assert self._asked is not None, "metrics are asked for by evaluation_loop"
+        numbers = prediction.label_ids.tolist()
+        answers = prediction.predictions
+        said = self.greedy.texts(answers) if self.greedy is not None else answers.argmax(axis=-1).tolist()
+        outcomes = outcomes_of(self._asked, numbers, said)
+        return {name: measure(outcomes) for name, measure in self.measures.items()}
+
+
+class MeZOTaskTrainer(TaskTrainer, MeZOTrainer):
+    """The same evaluation around `MeZOTrainer` (`method=mezo`)."""
