@@ -12,15 +12,17 @@ import torch
 from zoft.directions import DirectionSource, Window, draw
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Flag, Step
-from zoft.rules import RULES, rule, spend
+from zoft.rules import RULES, in_single, rule, spend
 from zoft.space import ParameterSpace
 
 WINDOW = Window.whole(7, (6, 5))
 SOURCE = DirectionSource(2)
 
 
-def steps(count: int, q: int = 2, lr: float = 0.1, seed: int = 0) -> list[Step]:
-    coefficients = torch.randn(count, q, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).tolist()
+def steps(count: int, q: int = 2, lr: float = 0.125, seed: int = 0) -> list[Step]:
+    coefficients = torch.randn(
+        count, q, generator=torch.Generator().manual_seed(seed)
+    ).tolist()  # float32, as rules spend
     return [Step(t, Estimate(SOURCE.at(t, q), tuple(c), 0.0), lr) for t, c in enumerate(coefficients)]
 
 
@@ -50,14 +52,14 @@ def test_momentum_is_heavy_ball_while_the_window_lasts() -> None:
     m = torch.zeros(6, 5, dtype=torch.float64)
     for step, found in zip(taken, displacements("momentum", taken, beta=0.7, window=9), strict=True):
         m = 0.7 * m + gradient(step)
-        assert close(found, -0.1 * m)
+        assert close(found, -0.125 * m)
 
 
 def test_momentum_loses_nothing_when_the_window_is_full() -> None:
     """Every gradient moves the weights by lr / (1 - beta) of itself in all, however short the window is."""
     active = steps(6)
-    quiet = [Step(6 + t, Estimate(SOURCE.at(6 + t), (0.0,), 0.0), 0.1) for t in range(5)]
-    whole = sum(map(gradient, active), torch.zeros(6, 5, dtype=torch.float64)) * (-0.1 / (1.0 - 0.7))
+    quiet = [Step(6 + t, Estimate(SOURCE.at(6 + t), (0.0,), 0.0), 0.125) for t in range(5)]
+    whole = sum(map(gradient, active), torch.zeros(6, 5, dtype=torch.float64)) * (-0.125 / (1.0 - 0.7))
     for window in (1, 2, 5):
         assert close(sum(displacements("momentum", [*active, *quiet], beta=0.7, window=window)), whole)  # type: ignore[arg-type]
 
@@ -84,7 +86,7 @@ def test_adam_is_adam_with_one_second_moment() -> None:
     for t, (step, found) in enumerate(zip(taken, displacements("adam", taken, **settings), strict=True), start=1):
         m = 0.8 * m + 0.2 * gradient(step)
         v = 0.95 * v + 0.05 * sum(c * c for c in step.estimate.coefficients)
-        assert close(found, -0.1 * (m / (1 - 0.8**t)) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-3))
+        assert close(found, -0.125 * (m / (1 - 0.8**t)) / ((v / (1 - 0.95**t)) ** 0.5 + 1e-3))
 
 
 def test_adam_does_not_depend_on_the_scale_of_the_loss() -> None:
@@ -165,3 +167,14 @@ def stored(space: ParameterSpace) -> torch.Tensor:
     if slot.residual is None:
         return slot.weight.detach()
     return ((slot.weight.detach().view(torch.int16).int() << 16) + slot.residual.int()).view(torch.float32)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_rules_with_a_state_spend_float32_scalars(name: str) -> None:
+    """So that a published step can hold them in 4 bytes each; plain descent spends what it is given."""
+    fine = Step(0, Estimate(SOURCE.at(0), (1.0 / 3.0,), 0.0), 0.1, weight_decay=0.1)
+    made = rule(name)
+    coarse = in_single(fine)
+    assert in_single(coarse) == coarse != fine
+    spent, rounded = spend(made, made.init(), fine), spend(made, made.init(), coarse)
+    assert (spent == rounded) == (name != "sgd")

@@ -181,12 +181,15 @@ def test_a_log_that_begins_with_a_debt_is_published_without_one(tmp_path: Path) 
     assert replay(start, TrajectoryLog.read(tmp_path / "small")).space.fingerprint() == second.space.fingerprint()
 
 
-def test_sizes(tmp_path: Path) -> None:
-    """At most 64 bytes a step in a run, at most 12 published, at q = 1."""
+@pytest.mark.parametrize("schedule", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sizes(schedule: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    """At most 64 bytes a step in a run, at most 12 published, at q = 1; also with a learning rate that always changes."""
     for rule in ("sgd", "momentum", "adam"):
-        optimizer = make(nn.Linear(2, 1), rule=rule, weight_decay=0.1)
+        optimizer = make(nn.Linear(2, 1).to(dtype), rule=rule, weight_decay=0.1)
         recorder = attach(optimizer, tmp_path / rule)
         for step in range(20):
+            optimizer.param_groups[0]["lr"] = 0.1 / (1 + step) if schedule else 0.1
             optimizer.step(lambda step=step: float(step))
         detach(optimizer, recorder)
         log = TrajectoryLog.read(tmp_path / rule)

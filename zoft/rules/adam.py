@@ -24,6 +24,7 @@ class Adam(Rule):
     """
 
     name = "adam"
+    single = True
 
     def __init__(self, beta: float = 0.9, beta2: float = 0.99, delta: float = 1e-8, window: int | None = None) -> None:
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ class Rule(ABC):
     """(init, update): a rule keeps scalars and addresses of directions, never a tensor as large as the weights."""
 
     name: str
+    # Whether coefficients and learning rates are rounded to float32 before they are spent, because a published step then
+    # takes 4 bytes for each. They are known to fewer digits than that: an estimate's first three digits are noise.
+    single = False
 
     def init(self) -> State:
         """The state before the first step."""
@@ -43,12 +47,25 @@ def spend(rule: Rule, state: State, step: Step) -> tuple[Move | None, State]:
     """
     if step.flags.skipped:
         return None, state
+    if rule.single:
+        step = in_single(step)
     debt = state.get(DEBT, 0.0) + step.lr * step.weight_decay
     terms, after = rule.update(state, step)
     decay, debt = pay(debt)
     after = {name: value for name, value in after.items() if name != DEBT} | ({DEBT: debt} if debt else {})
     key = (step.estimate.directions[0].seed, step.index)  # its own bits for every step, whatever its directions
     return Move(terms, decay=decay, rounding_key=key), after
+
+
+def in_single(step: Step) -> Step:
+    """The step with coefficients and learning rate rounded to float32; rounding them again changes nothing.
+
+    A number beyond float32 becomes infinite, as it would in the accumulator.
+    """
+    with np.errstate(over="ignore"):
+        coefficients = np.array(step.estimate.coefficients, np.float32).tolist()
+        lr = float(np.float32(step.lr))
+    return replace(step, estimate=replace(step.estimate, coefficients=tuple(coefficients)), lr=lr)
 
 
 def pay(debt: float) -> tuple[float, float]:

@@ -21,6 +21,7 @@ class Momentum(Rule):
     """
 
     name = "momentum"
+    single = True
 
     def __init__(self, beta: float = 0.9, window: int | None = None) -> None:
         """

@@ -6,9 +6,8 @@ in the rows, and the directions of step n are numbers 0 ... q-1 of step n. There
 
 - `spent` (sgd): what was really added, the scales -lr c and the decay factor, in the type the backend rounds them to
   (float32; float64 if a weight is float64). 5 bytes at q = 1, 9 with a decay that varies.
-- `estimated` (rules with a state): coefficients, learning rate, weight decay in float64. 9 bytes at q = 1, 17 if the
-learning
-  rate varies.
+- `estimated` (rules with a state): coefficients and learning rate in float32, to which these rules round them before
+  they spend them (`Rule.single`); weight decay in float64. 5 bytes at q = 1, 9 with a learning rate that varies.
 
 Two bytes more if the number of micro-batches varies.
 """
@@ -25,7 +24,7 @@ import numpy as np
 
 from zoft.directions import DirectionSource, Distribution
 from zoft.estimate import Estimate, Flag, Step
-from zoft.rules import rule, spend
+from zoft.rules import in_single, rule, spend
 from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.frame import COMPACT, DIGEST_BYTES, digest, frame
 from zoft.trajectory.header import Header
@@ -50,6 +49,8 @@ def encode_compact(log: TrajectoryLog) -> bytes:
     spent, real = _kind(header)
     if spent:
         header, steps = _as_spent(header, steps, real)
+    else:
+        steps = tuple(map(in_single, steps))
     constant = {}
     for name in (EVALUATIONS, LR, DECAY):
         values = {getattr(step, name) for step in steps}
@@ -115,14 +116,14 @@ def decode_compact(text: bytes, data: bytes, start: int, name: str) -> Trajector
 def _kind(header: Header) -> tuple[bool, str]:
     """(rows hold what was spent, their real type)."""
     spent = header.rule.get("name") == "sgd"
-    wide = not spent or any(parameter.dtype == "float64" for parameter in header.parameters)
+    wide = spent and any(parameter.dtype == "float64" for parameter in header.parameters)
     return spent, "<f8" if wide else "<f4"
 
 
 def _row(header: Header, constant: dict[str, Any]) -> np.dtype:
     spent, real = _kind(header)
     columns: list[Any] = [(FLAGS, "<u1"), ("numbers", real, (header.directions,))]
-    for name, kind in ((EVALUATIONS, "<u2"), (LR, "<f8"), (DECAY, real if spent else "<f8")):
+    for name, kind in ((EVALUATIONS, "<u2"), (LR, "<f8" if spent else "<f4"), (DECAY, real if spent else "<f8")):
         if name not in constant:
             columns.append((name, kind))
     return np.dtype(columns)
