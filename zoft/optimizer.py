@@ -81,11 +81,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.model = model
         trainable = (weight for weight in model.parameters() if weight.requires_grad)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
-        self.space = ParameterSpace(model, rounding=rounding, backend_name=backend)
+        self.rule = make_rule(rule, **(rule_settings or {}))
+        self.space = ParameterSpace(model, rounding=rounding, backend_name=backend, buffered=self.rule.buffered)
         self.source = DirectionSource(seed, Distribution(distribution))
         self.directions = directions
         self.estimator = make_estimator(estimator, eps=eps)
-        self.rule = make_rule(rule, **(rule_settings or {}))
         self.rule_state = self.rule.init()
         self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
         self._devices = {weight.device for weight in model.parameters()}  # where a loss may draw random numbers
@@ -215,6 +215,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             "rule_state": self.rule_state,
             "weight_rounding": self.space.rounding.value,
             "residuals": dict(self.space.residuals()),
+            "momenta": dict(self.space.momenta),
         }
         if self.governor is not None:
             state["zoft"]["governor"] = self.governor.state_dict()
@@ -245,5 +246,6 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]
         self.space.load_residuals(mine["residuals"])
+        self.space.load_momenta(mine["momenta"])
         if self.governor is not None and "governor" in mine:
             self.governor.load_state_dict(mine["governor"])

@@ -7,11 +7,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import nn
 
-from zoft.backends import Backend, Move, Rounding, Target, backend
+from zoft.backends import Backend, BufferedMove, Move, Rounding, Target, backend
+from zoft.backends.reference import add_
 from zoft.directions import Window
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.naming import canonical_name, stream_ids
@@ -50,7 +52,14 @@ class ParameterSpace:
         *,
         rounding: Rounding | str = Rounding.NEAREST,
         backend_name: str = "auto",
+        buffered: bool = False,
     ) -> None:
+        """
+        Args:
+            rounding: how 16-bit weights store an update.
+            backend_name: who computes.
+            buffered: keep a momentum buffer as large as the weights (4 bytes each; 8 for float64), from zero.
+        """
         self.rounding = Rounding(rounding)
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not trainable:
@@ -67,6 +76,10 @@ class ParameterSpace:
         self.backend: Backend = backend(backend_name, self.device)
         self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self.slots)
 
+        self.momenta: dict[str, torch.Tensor] = {}  # by canonical name
+        if buffered:
+            self.momenta = {s.name: _zeros_like(s.weight) for s in self.slots}
+
     def __len__(self) -> int:
         return len(self.slots)
 
@@ -77,7 +90,23 @@ class ParameterSpace:
 
     def move_(self, moves: Sequence[Move]) -> None:
         """Apply `moves` in order to every weight, rounding to storage after each."""
-        self.backend.sweep_(self._targets, moves, self.rounding)
+        for kind, run in groupby(moves, key=type):
+            if kind is Move:
+                self.backend.sweep_(self._targets, list(run), self.rounding)
+                continue
+            for move in run:
+                self._through_buffers_(move)  # type: ignore[arg-type]
+
+    def _through_buffers_(self, move: BufferedMove) -> None:
+        if not self.momenta:
+            raise UsageError(
+                "this move goes through a momentum buffer, and the space was made without; pass buffered=True"
+            )
+        ageing = [Move(move.terms, move.keep)]
+        for target, slot in zip(self._targets, self.slots, strict=True):
+            buffer = self.momenta[slot.name]
+            self.backend.axpby_(Target(buffer, slot.window, decays=True), ageing)
+            add_(target, buffer, move, self.rounding)
 
     def shift_(self, moves: Sequence[Move]) -> None:
         """Moves of the in-place perturbation: like `move_`, but without weight decay and always to nearest."""
@@ -113,6 +142,17 @@ class ParameterSpace:
         for name, bits in residuals.items():
             mine[name].copy_(bits)
 
+    def load_momenta(self, momenta: dict[str, torch.Tensor]) -> None:
+        """Put back the momentum buffers of a checkpoint.
+
+        Raises:
+            UsageError: they belong to other parameters.
+        """
+        if {n: m.shape for n, m in self.momenta.items()} != {n: m.shape for n, m in momenta.items()}:
+            raise UsageError("the checkpoint's momentum buffers do not match this model's weights")
+        for name, buffer in momenta.items():
+            self.momenta[name].copy_(buffer)
+
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Put back weights that were copied earlier, by canonical name.
 
@@ -130,10 +170,15 @@ class ParameterSpace:
         digest = hashlib.blake2b(digest_size=8)
         for slot in self.slots:
             digest.update(f"{slot.name} {tuple(slot.weight.shape)} {slot.weight.dtype};".encode())
-            for stored in (slot.weight.detach(), slot.residual):
+            for stored in (slot.weight.detach(), slot.residual, self.momenta.get(slot.name)):
                 if stored is not None and stored.numel():
                     digest.update(stored.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def _zeros_like(weight: torch.Tensor) -> torch.Tensor:
+    wide = torch.float64 if weight.dtype is torch.float64 else torch.float32
+    return torch.zeros(weight.shape, dtype=wide, device=weight.device)
 
 
 def _check_dtypes(trainable: dict[str, nn.Parameter], rounding: Rounding) -> None:

@@ -127,6 +127,8 @@ def test_every_rule(name: str) -> None:
         ("adam", {"beta2": 1.5}, "zo_beta2"),
         ("adam", {"delta": 0.0}, "delta"),
         ("adam", {"window": 2.5}, "window"),
+        ("adam", {"buffer": "half"}, "window or full"),
+        ("momentum", {"buffer": "full", "window": 3}, "has no window"),
     ],
 )
 def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], word: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoft.governor import Decision, Evidence, Request
 from zoft.optimizer import ZOOptimizer
 from zoft.trajectory import Recorder, attach
 
@@ -45,6 +46,36 @@ def loss(model: nn.Module, step: int, batch: int = 0) -> torch.Tensor:
     ids = torch.randint(0, 11, (4, 3), generator=torch.Generator().manual_seed(1000 * step + batch))
     logits = model(ids[:, :-1]).float()
     return nn.functional.cross_entropy(logits.reshape(-1, 11), ids[:, 1:].reshape(-1))
+
+
+class Moody:
+    """A governor that caps every third step and refuses every fifth."""
+
+    def request(self, step: int) -> Request:
+        return Request()
+
+    def decide(self, evidence: Evidence) -> Decision:
+        capped = evidence.step % 3 == 1
+        return Decision(evidence.lr * 0.7 if capped else evidence.lr, capped, refused=evidence.step % 5 == 2)
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert state == {}
+
+
+def adapted(**settings: Any) -> nn.Module:
+    """Tiny with a LoRA adapter on two of its matrices, the same each time."""
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        base: Any = Tiny(**{**settings, "tied": False})
+        return get_peft_model(base, LoraConfig(r=2, target_modules=["inner", "head"]))
 
 
 def make(model: nn.Module, **settings: Any) -> ZOOptimizer:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.trajectory.runs import Tiny, detach, make, recorded, train
+from tests.trajectory.runs import Moody, Tiny, adapted, detach, make, recorded, train
 from zoft.errors import UsageError
 from zoft.rules import spend
 from zoft.trajectory import Snapshot, TrajectoryError, TrajectoryLog, attach, merge, replay, rewind
@@ -22,8 +22,8 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
 @st.composite
-def runs(draw: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """(model, optimizer, loop) settings of any run that is allowed."""
+def runs(draw: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Any, bool]:
+    """(model, optimizer, loop) settings of any run that is allowed; who makes the model; are steps capped and refused."""
     dtype = draw(st.sampled_from(DTYPES))
     sixteen = dtype in (torch.bfloat16, torch.float16)
     perturbation = draw(st.sampled_from(["read_only", "in_place"]))
@@ -32,9 +32,10 @@ def runs(draw: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         roundings += ["residual8", "residual16"]
     law = "rademacher" if sixteen and perturbation == "in_place" else draw(st.sampled_from(["rademacher", "gaussian"]))
     rule = draw(st.sampled_from(["sgd", "momentum", "adam"]))
-    window = (
-        {} if rule == "sgd" else {"window": draw(st.integers(1, 4)), "beta": draw(st.sampled_from([0.0, 0.5, 0.9]))}
-    )
+    window: dict[str, Any] = {}
+    if rule != "sgd":
+        how = draw(st.one_of(st.builds(dict, window=st.integers(1, 4)), st.just({"buffer": "full"})))
+        window = {"beta": draw(st.sampled_from([0.0, 0.5, 0.9])), **how}
     model = {
         "dtype": dtype,
         "width": draw(st.integers(1, 9)),
@@ -55,15 +56,18 @@ def runs(draw: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         model,
         optimizer,
         {"accumulate": draw(st.integers(1, 2)), "nonfinite": draw(st.sampled_from([(), (0,), (2, 3)]))},
+        draw(st.sampled_from([Tiny, adapted])),
+        draw(st.booleans()),
     )
 
 
 @pytest.mark.filterwarnings("ignore:perturbation=in_place")
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(run=runs(), steps=st.integers(1, 6), until=st.integers(0, 6))
 def test_replay_equals_the_run(run: Any, steps: int, until: int, tmp_path: Path) -> None:
-    of_model, of_optimizer, of_loop = run
-    optimizer = make(Tiny(**of_model), **of_optimizer)
+    of_model, of_optimizer, of_loop, kind, moody = run
+    optimizer = make(kind(**of_model), **of_optimizer)
+    optimizer.governor = Moody() if moody else None
     path = tmp_path / "trajectory.zoft"
     path.unlink(missing_ok=True)
     recorder = attach(optimizer, path)
@@ -74,15 +78,16 @@ def test_replay_equals_the_run(run: Any, steps: int, until: int, tmp_path: Path)
     detach(optimizer, recorder)
 
     log = TrajectoryLog.read(path)
-    arrived = replay(Tiny(**of_model), log)
+    assert not moody or [int(s.flags) & 6 for s in log.steps] == [(0, 4, 2, 0, 4, 0)[n] for n in range(steps)]
+    arrived = replay(kind(**of_model), log)
     assert arrived.space.fingerprint() == optimizer.space.fingerprint()
     assert arrived.rule_state == optimizer.rule_state
-    assert replay(Tiny(**of_model), log, until).space.fingerprint() == earlier
+    assert replay(kind(**of_model), log, until).space.fingerprint() == earlier
 
     small = path.with_suffix(".compact")
     small.write_bytes(encode_compact(log))
     published = TrajectoryLog.read(small, until)
-    assert replay(Tiny(**of_model), published).space.fingerprint() == earlier
+    assert replay(kind(**of_model), published).space.fingerprint() == earlier
 
 
 def test_replay_leaves_requires_grad_and_the_rest_alone(tmp_path: Path) -> None:
@@ -203,6 +208,9 @@ def test_merge_of_one_log_is_replay_and_scales_add_up(tmp_path: Path) -> None:
     recorded(tmp_path / "b", 12, seed=4)
     a, b = TrajectoryLog.read(tmp_path / "a"), TrajectoryLog.read(tmp_path / "b")
     assert merge(Tiny(), [(a, 1.0)]).fingerprint() == optimizer.space.fingerprint()
+    full = recorded(tmp_path / "full", 12, rule="momentum", rule_settings={"buffer": "full"})
+    whole = merge(Tiny(), [(a, 0.0), (TrajectoryLog.read(tmp_path / "full"), 1.0)])
+    assert whole.fingerprint() == full.space.fingerprint()
     base, wide = Tiny(), [Tiny(), Tiny(), Tiny()]
     merge(wide[0], [(a, 0.5), (b, -2.0)])
     replay(wide[1], a)
@@ -216,10 +224,10 @@ def test_merge_of_one_log_is_replay_and_scales_add_up(tmp_path: Path) -> None:
         merge(Tiny(), [(TrajectoryLog.read(tmp_path / "c"), 0.5)])
 
 
-@pytest.mark.parametrize("rule", ["sgd", "adam"])
-def test_rewind_inside_a_run(rule: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rule", "own"), [("sgd", {}), ("adam", {}), ("momentum", {"buffer": "full"})])
+def test_rewind_inside_a_run(rule: str, own: dict[str, str], tmp_path: Path) -> None:
     path = tmp_path / "log"
-    optimizer = make(Tiny(torch.bfloat16), rule=rule, weight_rounding="residual8")
+    optimizer = make(Tiny(torch.bfloat16), rule=rule, rule_settings=own, weight_rounding="residual8")
     recorder = attach(optimizer, path)
     train(optimizer, 3)
     snapshot = Snapshot.take(optimizer)

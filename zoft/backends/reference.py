@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from zoft.backends.base import Backend, Move, Point, Rounding, Target
+from zoft.backends.base import Backend, BufferedMove, Move, Point, Rounding, Target
 from zoft.backends.fold import fold
 from zoft.directions import Direction, Window, draw, draw_rows, rounding_bits
 from zoft.directions.rademacher import LANES
@@ -82,6 +82,33 @@ class ReferenceBackend(Backend):
                 value = value + z * _scalar(term.scale, value)
             rows.append(value.to(weight.dtype))
         return torch.stack(rows).reshape(*ids.shape, window.columns)
+
+
+def add_(target: Target, dense: torch.Tensor, move: BufferedMove, rounding: Rounding) -> None:
+    """x <- round(a x + factor m), panel by panel, on any device: what every backend does with a buffer m.
+
+    Elementwise torch rounds product and sum apart, so there is one order and one result.
+
+    Args:
+        dense: m, contiguous, of the weight's shape, in the accumulator's type.
+    """
+    window = target.window
+    weight = target.weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
+    residual = None if target.residual is None else target.residual.view(window.shape)
+    panel_rows = max(LANES, PANEL_ELEMENTS // max(window.columns, 1) // LANES * LANES)
+    for start in range(0, window.rows, panel_rows):
+        rows = slice(start, min(start + panel_rows, window.rows))
+        low = None if residual is None else residual[rows]
+        value = _load(weight[rows], low)
+        if target.decays and move.decay != 1.0:
+            value = value * _scalar(move.decay, value)
+        value = value + dense.view(window.shape)[rows] * _scalar(move.factor, value)
+        panel = window.panel(rows.start, rows.stop)
+        weight[rows], low = _store(value, weight.dtype, low, move.rounding_key, panel, rounding)
+        if residual is not None:
+            residual[rows] = low  # type: ignore[assignment]
+    if not target.weight.is_contiguous():
+        target.weight.detach().copy_(weight.view(target.weight.shape))
 
 
 def _apply(

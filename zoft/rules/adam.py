@@ -8,7 +8,7 @@ from zoft.backends import Term
 from zoft.errors import UsageError
 from zoft.estimate import Step
 from zoft.rules.base import Rule, State
-from zoft.rules.window import check_decay, check_window, remember, weighted
+from zoft.rules.window import check_buffer, check_decay, check_window, gradient, remember, weighted
 
 
 class Adam(Rule):
@@ -26,13 +26,21 @@ class Adam(Rule):
     name = "adam"
     single = True
 
-    def __init__(self, beta: float = 0.9, beta2: float = 0.99, delta: float = 1e-8, window: int | None = None) -> None:
+    def __init__(
+        self,
+        beta: float = 0.9,
+        beta2: float = 0.99,
+        delta: float = 1e-8,
+        window: int | None = None,
+        buffer: str = "window",
+    ) -> None:
         """
         Args:
             beta: share of m that survives a step, in [0, 1).
             beta2: share of v that survives a step, in [0, 1).
             delta: added to the root of v, in loss per unit length; > 0.
             window: remembered steps; None: as many as make beta^window <= 1 %.
+            buffer: window, or full: m itself, as large as the weights. v stays one scalar.
 
         Raises:
             UsageError: a value out of range.
@@ -42,20 +50,31 @@ class Adam(Rule):
         if not (delta > 0 and math.isfinite(delta)):
             raise UsageError(f"delta keeps adam from dividing by zero and must be a positive number, not {delta!r}")
         self.beta, self.beta2, self.delta = beta, beta2, delta
-        self.window = check_window(window, beta)
+        self.buffered = check_buffer(buffer, window)
+        self.window = None if self.buffered else check_window(window, beta)
 
     def init(self) -> State:
-        return {"window": [], "v": 0.0, "spent": 0}
+        return {"v": 0.0, "spent": 0} if self.buffered else {"window": [], "v": 0.0, "spent": 0}
 
     def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
+        assert self.window is not None, "a full buffer is moved by through_buffer"
+        factor, after = self._factor(state, step)
+        pairs, window = weighted([*state["window"], remember(step.estimate)], self.beta, self.window)
+        terms = tuple(Term(direction, factor * m) for direction, m in pairs)
+        return terms, {**after, "window": window}
+
+    def through_buffer(self, state: State, step: Step) -> tuple[tuple[Term, ...], float, float, State]:
+        factor, after = self._factor(state, step)
+        return gradient(step.estimate), self.beta, factor, after
+
+    def _factor(self, state: State, step: Step) -> tuple[float, State]:
+        """What stands before sum_k beta^k g_{t-k}, and the scalars of the state after this step."""
         spent = state["spent"] + 1
         square = math.fsum(c * c for c in step.estimate.coefficients)
         v = self.beta2 * state["v"] + (1.0 - self.beta2) * square
-        pairs, window = weighted([*state["window"], remember(step.estimate)], self.beta, self.window)
         root = math.sqrt(v / (1.0 - self.beta2**spent))
         factor = -step.lr * (1.0 - self.beta) / (1.0 - self.beta**spent) / (root + self.delta)
-        terms = tuple(Term(direction, factor * m) for direction, m in pairs)
-        return terms, {"window": window, "v": v, "spent": spent}
+        return factor, {"v": v, "spent": spent}
 
     def settings(self) -> State:
         return {
@@ -64,4 +83,5 @@ class Adam(Rule):
             "beta2": self.beta2,
             "delta": self.delta,
             "window": self.window,
+            "buffer": "full" if self.buffered else "window",
         }

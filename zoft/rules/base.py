@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zoft.backends import Move, Term
+from zoft.backends import BufferedMove, Move, Term
 from zoft.estimate import Step
 
 State = dict[str, Any]  # plain JSON values only: it goes into checkpoints and is rebuilt by replay
@@ -21,6 +21,7 @@ class Rule(ABC):
     # Whether coefficients and learning rates are rounded to float32 before they are spent, because a published step then
     # takes 4 bytes for each. They are known to fewer digits than that: an estimate's first three digits are noise.
     single = False
+    buffered = False  # moves go through a buffer as large as the weights (`through_buffer`), not by `update`
 
     def init(self) -> State:
         """The state before the first step."""
@@ -29,6 +30,10 @@ class Rule(ABC):
     @abstractmethod
     def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
         """The displacement that `step` adds to the weights, as terms, and the state after it. `state` is not changed."""
+
+    def through_buffer(self, state: State, step: Step) -> tuple[tuple[Term, ...], float, float, State]:
+        """(terms, keep, factor, state): m <- keep m + terms, and the weights move by factor m. For `buffered` rules."""
+        raise NotImplementedError(f"{self.name} keeps no buffer")
 
     def settings(self) -> State:
         """What the log's header must hold to rebuild this rule: name and hyper-parameters."""
@@ -50,11 +55,16 @@ def spend(rule: Rule, state: State, step: Step) -> tuple[Move | None, State]:
     if rule.single:
         step = in_single(step)
     debt = state.get(DEBT, 0.0) + step.lr * step.weight_decay
-    terms, after = rule.update(state, step)
     decay, debt = pay(debt)
-    after = {name: value for name, value in after.items() if name != DEBT} | ({DEBT: debt} if debt else {})
     key = (step.estimate.directions[0].seed, step.index)  # its own bits for every step, whatever its directions
-    return Move(terms, decay=decay, rounding_key=key), after
+    if rule.buffered:
+        terms, keep, factor, after = rule.through_buffer(state, step)
+        move: Move = BufferedMove(terms, decay, key, keep, factor)
+    else:
+        terms, after = rule.update(state, step)
+        move = Move(terms, decay, key)
+    after = {name: value for name, value in after.items() if name != DEBT} | ({DEBT: debt} if debt else {})
+    return move, after
 
 
 def in_single(step: Step) -> Step:

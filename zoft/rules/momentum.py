@@ -5,7 +5,7 @@ from __future__ import annotations
 from zoft.backends import Term
 from zoft.estimate import Step
 from zoft.rules.base import Rule, State
-from zoft.rules.window import check_decay, check_window, remember, weighted
+from zoft.rules.window import check_buffer, check_decay, check_window, gradient, remember, weighted
 
 
 class Momentum(Rule):
@@ -17,31 +17,42 @@ class Momentum(Rule):
     window. Time: one update draws `window` directions instead of one.
 
     >>> Momentum(beta=0.5, window=3).settings()
-    {'name': 'momentum', 'beta': 0.5, 'window': 3}
+    {'name': 'momentum', 'beta': 0.5, 'window': 3, 'buffer': 'window'}
     """
 
     name = "momentum"
     single = True
 
-    def __init__(self, beta: float = 0.9, window: int | None = None) -> None:
+    def __init__(self, beta: float = 0.9, window: int | None = None, buffer: str = "window") -> None:
         """
         Args:
             beta: share of m that survives a step, in [0, 1).
             window: remembered steps; None: as many as make beta^window <= 1 %.
+            buffer: window, or full: m itself, as large as the weights.
 
         Raises:
             UsageError: beta or window out of range.
         """
         check_decay("zo_momentum", beta)
         self.beta = beta
-        self.window = check_window(window, beta)
+        self.buffered = check_buffer(buffer, window)
+        self.window = None if self.buffered else check_window(window, beta)
 
     def init(self) -> State:
-        return {"window": []}
+        return {} if self.buffered else {"window": []}
+
+    def through_buffer(self, state: State, step: Step) -> tuple[tuple[Term, ...], float, float, State]:
+        return gradient(step.estimate), self.beta, -step.lr, state
 
     def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
+        assert self.window is not None, "a full buffer is moved by through_buffer"
         pairs, window = weighted([*state["window"], remember(step.estimate)], self.beta, self.window)
         return tuple(Term(direction, -step.lr * m) for direction, m in pairs), {"window": window}
 
     def settings(self) -> State:
-        return {"name": self.name, "beta": self.beta, "window": self.window}
+        return {
+            "name": self.name,
+            "beta": self.beta,
+            "window": self.window,
+            "buffer": "full" if self.buffered else "window",
+        }

@@ -8,6 +8,10 @@ gradient of age `window` is forgotten; what it would still have added, beta^wind
 added at once as it leaves. With a constant factor in front (the learning rate) every gradient therefore moves the
 weights by exactly 1 / (1 - beta) of itself, as with a full buffer; only the last beta^window of that comes early. The
 default window makes this share at most 1 %.
+
+With buffer=full a rule keeps m itself, in float32 beside the weights: nothing comes early, an update draws one direction
+instead of `window`, and memory grows by 4 bytes a trained weight. The buffer goes into checkpoints and is rebuilt by
+replay; it is not in the log, so a log cannot begin in the middle of such a run.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from zoft.backends import Term
 from zoft.directions import Direction, Distribution, Domain
 from zoft.errors import UsageError
 from zoft.estimate import Estimate
@@ -44,6 +49,22 @@ def check_window(window: int | None, beta: float) -> int:
     if isinstance(window, bool) or not isinstance(window, int) or window < 1:
         raise UsageError(f"window is the number of remembered steps and must be a whole number >= 1, not {window!r}")
     return window
+
+
+def check_buffer(buffer: str, window: int | None) -> bool:
+    """Whether the buffer is as large as the weights. Raises UsageError for another word, or a window beside it."""
+    if buffer not in ("window", "full"):
+        raise UsageError(f"zo_momentum_buffer must be window or full, not {buffer!r}")
+    if buffer == "full" and window is not None:
+        raise UsageError(
+            f"zo_momentum_buffer=full forgets nothing, so it has no window; leave out the window of {window}"
+        )
+    return buffer == "full"
+
+
+def gradient(estimate: Estimate, share: float = 1.0) -> tuple[Term, ...]:
+    """share * g as terms."""
+    return tuple(Term(d, share * c) for d, c in zip(estimate.directions, estimate.coefficients, strict=True))
 
 
 def remember(estimate: Estimate) -> Remembered:

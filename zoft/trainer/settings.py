@@ -25,6 +25,7 @@ class ZOSettings(StabilitySettings):
     zo_momentum: float = 0.9  # beta of momentum and adam; sgd has none
     zo_beta2: float = 0.99  # of adam's second moment
     zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
+    zo_momentum_buffer: Literal["window", "full"] = "window"  # full: as large as the weights, 4 bytes for each
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,6 +40,10 @@ class ZOSettings(StabilitySettings):
                 raise UsageError(f"{name} is the share of the past that is kept and must lie in [0, 1), not {value!r}")
         if self.zo_momentum_window is not None and self.zo_momentum_window < 1:
             raise UsageError(f"zo_momentum_window must be at least 1 step, but {self.zo_momentum_window} was given")
+        if self.zo_momentum_window is not None and self.zo_momentum_buffer == "full":
+            raise UsageError(
+                "zo_momentum_window is the length of a list, and zo_momentum_buffer=full keeps none; set one only"
+            )
         if self.weight_rounding.startswith("residual") and self.perturbation == "in_place":
             raise UsageError(
                 f"perturbation=in_place cannot restore weights that carry residual bits (weight_rounding="
@@ -46,11 +51,11 @@ class ZOSettings(StabilitySettings):
             )
 
     @property
-    def rule_settings(self) -> dict[str, float | int | None]:
+    def rule_settings(self) -> dict[str, float | int | str | None]:
         """What `zoft.rules.rule(zo_rule, ...)` takes.
 
         >>> ZOSettings(zo_rule="momentum").rule_settings
-        {'beta': 0.9, 'window': None}
+        {'beta': 0.9, 'window': None, 'buffer': 'window'}
         """
-        own = {"beta": self.zo_momentum, "window": self.zo_momentum_window}
+        own = {"beta": self.zo_momentum, "window": self.zo_momentum_window, "buffer": self.zo_momentum_buffer}
         return {"momentum": own, "adam": {**own, "beta2": self.zo_beta2}}.get(self.zo_rule, {})

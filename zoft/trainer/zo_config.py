@@ -52,6 +52,10 @@ class ZOConfig(TrainingArguments):
     zo_momentum_window: int | None = field(
         default=ZOSettings.zo_momentum_window, metadata={"help": "Steps that momentum remembers; default: by beta."}
     )
+    zo_momentum_buffer: Literal["window", "full"] = field(
+        default=ZOSettings.zo_momentum_buffer,
+        metadata={"help": "Momentum as a list of steps, or as large as the weights."},
+    )
 
     stability: Literal["off", "report", "cap"] = field(
         default=ZOSettings.stability, metadata={"help": "Whether curvature is measured, and bounds the learning rate."}

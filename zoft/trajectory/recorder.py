@@ -142,6 +142,7 @@ def attach(
         if path.exists():
             recorder = _continue(optimizer, path, checkpoint, capacity, sync_seconds)
         else:
+            _check_beginning(optimizer, path)
             recorder = _begin(describe(optimizer, base, capacity), path, sync_seconds)
         if beside(path).name == MARK:
             beside(path).unlink(missing_ok=True)  # the weights are at the log's end again
@@ -149,6 +150,16 @@ def attach(
         raise TrajectoryError(f"the log {path} cannot be written: {error.strerror or error}") from error
     optimizer.observers.append(recorder)
     return recorder
+
+
+def _check_beginning(optimizer: ZOOptimizer, path: Path) -> None:
+    """Raises TrajectoryError where a log from the present step could not be replayed."""
+    if any(bool(buffer.any()) for buffer in optimizer.space.momenta.values()):
+        raise TrajectoryError(
+            f"there is no log {path} to go on with, and one that begins at step {optimizer.steps} could not be replayed: with "
+            "zo_momentum_buffer=full it would lack the momentum. Resume in the run's own folder, take "
+            "zo_momentum_buffer=window, or set zo_trajectory=false"
+        )
 
 
 def _begin(header: Header, path: Path, sync_seconds: float) -> Recorder:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from zoft.backends import Move, Rounding
+from zoft.backends import BufferedMove, Move, Rounding
 from zoft.directions import DirectionSource, Distribution
 from zoft.errors import UsageError
 from zoft.estimate import Step
@@ -105,15 +105,20 @@ class Writes:
 
 
 def matching_space(
-    model: nn.Module, header: Header, backend: str = "auto", rounding: str | None = None
+    model: nn.Module,
+    header: Header,
+    backend: str = "auto",
+    rounding: str | None = None,
+    buffered: bool | None = None,
 ) -> ParameterSpace:
-    """The log's parameters in `model`, with the log's rounding (or another one).
+    """The log's parameters in `model`, with the log's rounding and momentum buffer (or others).
 
     Raises:
         TrajectoryError: names, shapes or dtypes differ; the message says which.
     """
+    buffered = header.rule.get("buffer") == "full" if buffered is None else buffered
     with trainable_as_in(header, model):
-        space = ParameterSpace(model, rounding=rounding or header.rounding, backend_name=backend)
+        space = ParameterSpace(model, rounding=rounding or header.rounding, backend_name=backend, buffered=buffered)
     mine = {p.name: p for p in parameters(space)}
     for theirs in header.parameters:
         here = mine.get(theirs.name)
@@ -154,7 +159,8 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
     header = logs[0][0].header
     dtypes = {parameter.dtype for log, _ in logs for parameter in log.header.parameters}
     rounding = Rounding.STOCHASTIC if "float16" in dtypes else Rounding.RESIDUAL16
-    space = matching_space(model, header, backend, rounding)
+    buffered = any(log.header.rule.get("buffer") == "full" for log, _ in logs)
+    space = matching_space(model, header, backend, rounding, buffered)
     for log, _ in logs:
         if log.header.parameters != header.parameters:
             raise TrajectoryError("the logs trained different parameters; merge runs that trained the same ones")
@@ -162,6 +168,8 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
             raise TrajectoryError("a run with weight decay cannot be scaled; merge runs with weight_decay=0")
         check_base(model, space, log.header)
     for log, scale in logs:
+        for buffer in space.momenta.values():
+            buffer.zero_()
         writes = Writes(log.header, log.header.rule_state)
         moves = [_scaled(move, scale) for step in log.steps for move, is_update in writes.of(step) if is_update]
         for start in range(0, len(moves), TERMS_AT_ONCE):
@@ -170,5 +178,7 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
 
 
 def _scaled(move: Move, scale: float) -> Move:
+    if isinstance(move, BufferedMove):
+        return replace(move, factor=scale * move.factor)
     terms: Any = tuple(type(term)(term.direction, scale * term.scale) for term in move.terms)
     return Move(terms, rounding_key=move.rounding_key)

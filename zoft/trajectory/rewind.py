@@ -21,6 +21,7 @@ class Snapshot:
     step: int  # optimizer steps taken before it
     weights: dict[str, torch.Tensor]  # by canonical name
     residuals: dict[str, torch.Tensor]
+    momenta: dict[str, torch.Tensor]  # of a rule with zo_momentum_buffer=full
     rule_state: State
     skipped: int
 
@@ -31,6 +32,7 @@ class Snapshot:
             step=optimizer.steps,
             weights={slot.name: _copy(slot.weight) for slot in optimizer.space.slots},
             residuals={name: _copy(bits) for name, bits in optimizer.space.residuals()},
+            momenta={name: _copy(buffer) for name, buffer in optimizer.space.momenta.items()},
             rule_state=optimizer.rule_state,
             skipped=optimizer.skipped,
         )
@@ -62,6 +64,7 @@ def rewind(optimizer: ZOOptimizer, log: TrajectoryLog, step: int, start: Snapsho
     steps = log.steps[start.step - log.header.first : step - log.header.first]
     optimizer.space.load_weights(start.weights)
     optimizer.space.load_residuals(start.residuals)
+    optimizer.space.load_momenta(start.momenta)
     optimizer.rule_state = advance(optimizer.space, log.header, steps, start.rule_state)
     optimizer.steps = step
     optimizer.skipped = start.skipped + sum(taken.flags.skipped for taken in steps)
