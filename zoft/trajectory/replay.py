@@ -116,7 +116,8 @@ def matching_space(
     Raises:
         TrajectoryError: names, shapes or dtypes differ; the message says which.
     """
-    buffered = header.rule.get("buffer") == "full" if buffered is None else buffered
+    if buffered is None:
+        buffered = header.rule.get("buffer") == "full"
     with trainable_as_in(header, model):
         space = ParameterSpace(model, rounding=rounding or header.rounding, backend_name=backend, buffered=buffered)
     mine = {p.name: p for p in parameters(space)}
