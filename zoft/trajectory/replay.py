@@ -116,10 +116,9 @@ def matching_space(
     Raises:
         TrajectoryError: names, shapes or dtypes differ; the message says which.
     """
-    if buffered is None:
-        buffered = header.rule.get("buffer") == "full"
+    full = header.rule.get("buffer") == "full" if buffered is None else buffered
     with trainable_as_in(header, model):
-        space = ParameterSpace(model, rounding=rounding or header.rounding, backend_name=backend, buffered=buffered)
+        space = ParameterSpace(model, rounding=rounding or header.rounding, backend_name=backend, buffered=full)
     mine = {p.name: p for p in parameters(space)}
     for theirs in header.parameters:
         here = mine.get(theirs.name)
