@@ -129,7 +129,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         points: list[Point] = [tuple(Term(probes[i], scale) for i, scale in point) for point in request.points]
         if any(points) and self._probing is None:
             self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)
-        return [self._probing.losses([p], loss)[0] if p and self._probing else loss() for p in points]
+        seen = self._probing if any(points) else self.perturbation  # the centre as the points around it are seen
+        return [] if seen is None else [seen.losses([p], loss)[0] for p in points]
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]

@@ -14,6 +14,7 @@ import torch
 
 from zoft.backends import Move, Point, Term
 from zoft.directions import Distribution
+from zoft.displaced import report_too_large
 from zoft.errors import UsageError
 from zoft.read_only import ReadOnlyView
 from zoft.space import ParameterSpace
@@ -62,6 +63,7 @@ class InPlace(Perturbation):
 
     def __init__(self, space: ParameterSpace, *, eps: float, distribution: Distribution) -> None:
         super().__init__(space)
+        self._counted = False
         narrow = next((s for s in space.slots if s.weight.dtype in (torch.bfloat16, torch.float16)), None)
         if narrow is None:
             return
@@ -76,6 +78,12 @@ class InPlace(Perturbation):
         warnings.warn(IN_PLACE_16_BIT, stacklevel=3)
 
     def losses(self, population: Sequence[Point], loss: Callable[[], T]) -> list[T]:
+        if not any(population):
+            return [loss() for _ in population]
+        if not self._counted:
+            self._counted = True
+            step = max(abs(term.scale) for point in population for term in point)
+            report_too_large((slot.weight for slot in self.space.slots), step)
         results: list[T] = []
         path = in_place_path(population)
         here: Point = ()

@@ -9,11 +9,14 @@ passes 1, 2, 4, 8 … are audited: when an operation reads the memory of a train
 parameter displaced from beginning to end, in scratch of its own; if it is still read (through a reference cached elsewhere),
 that is an error that names it. The same remedy serves a module that returns its weight, or a view of it. A branch that first
 runs between two audits is seen by the next one.
+
+Norms of 16-bit models run in float32 meanwhile, at the centre too (`zoft.widened`).
 """
 
 from __future__ import annotations
 
 import bisect
+import functools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +28,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoft.backends import Move, Point, Target
+from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.space import ParameterSpace, Slot
+from zoft.widened import can_widen, narrow, narrow_dtype, widen
 
 T = TypeVar("T")
 _ALIGNMENT = 64  # bytes
@@ -43,6 +48,9 @@ class ReadOnlyView:
             for module, attribute in slot.owners:
                 held[module].append((attribute, slot))
         self._held = dict(held)
+        trained = {id(module._parameters[attribute]) for module in held for attribute, _ in held[module]}
+        self._wide = {module for module in held if can_widen(module, trained)}
+        self._given: dict[nn.Module, torch.dtype | None] = {}  # what a widened module that runs now was given
         self._scratch = _Stack()
         self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
@@ -56,11 +64,13 @@ class ReadOnlyView:
         return self._scratch.peak
 
     def evaluate(self, point: Point, loss: Callable[[], T]) -> T:
-        """`loss()` with every trainable parameter displaced by `point`.
+        """`loss()` with every trainable parameter displaced by `point`; () is w itself, seen the way the other points are.
 
         Raises:
             UnsupportedModuleError: a trainable parameter is read other than through its module's attribute.
         """
+        if not point and not self._wide:
+            return loss()
         while True:
             try:
                 with self.at(point):
@@ -76,24 +86,32 @@ class ReadOnlyView:
                 logger.info(
                     "%s is read outside its module: its perturbed copy is held for a whole pass", error.slot.name
                 )
-        self._passes += 1
-        if self._passes == 1:
-            self._report_unused()
+        if point:
+            self._passes += 1
+            if self._passes == 1:
+                self._report_unused()
+                self._report_too_large(point)
         return result
 
     @contextmanager
     def at(self, point: Point) -> Iterator[None]:
         """Inside, every module that holds trainable parameters sees them displaced by `point`."""
         moves = (Move(point),)
+        wide = [m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])]
         handles = []
-        audit = nullcontext() if (self._passes + 1) & self._passes else _Audit(self)  # passes 1, 2, 4, 8 …
+        audited = point and not (self._passes + 1) & self._passes  # passes 1, 2, 4, 8 …
         try:
-            for slot in self._whole_pass:
+            for slot in self._whole_pass if point else ():
                 self._displace(slot, slot.owners, moves)
-            for module in self._held:
-                handles.append(module.register_forward_pre_hook(lambda m, _: self._swap(m, moves)))
-                handles.append(module.register_forward_hook(self._restore, always_call=True))
-            with audit:
+            for module in wide:
+                before = functools.partial(self._swap_wide, moves=moves)
+                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+                handles.append(module.register_forward_hook(self._restore_wide, always_call=True))
+            for module in self._held if point else ():
+                if module not in wide:
+                    handles.append(module.register_forward_pre_hook(lambda m, _: self._swap(m, moves)))
+                    handles.append(module.register_forward_hook(self._restore, always_call=True))
+            with _Audit(self) if audited else nullcontext():
                 yield
         finally:
             for handle in handles:
@@ -101,20 +119,39 @@ class ReadOnlyView:
             while self._swapped:
                 self._pop()
 
-    def _swap(self, module: nn.Module, moves: tuple[Move, ...]) -> None:
+    def _swap_wide(self, module: nn.Module, args: Any, kwargs: Any, moves: tuple[Move, ...]) -> tuple[Any, Any]:
+        self._given[module] = narrow_dtype((args, kwargs))
+        self._swap(module, moves, torch.float32)
+        return widen(args), widen(kwargs)
+
+    def _restore_wide(self, module: nn.Module, args: Any, output: Any) -> Any:
+        self._restore(module, args, output)
+        return narrow(output, self._given.pop(module, None))
+
+    def _swap(self, module: nn.Module, moves: tuple[Move, ...], dtype: torch.dtype | None = None) -> None:
         self._ran.add(module)
         for attribute, slot in self._held[module]:
             if slot not in self._whole_pass:
-                self._displace(slot, ((module, attribute),), moves)
+                self._displace(slot, ((module, attribute),), moves, dtype)
 
-    def _displace(self, slot: Slot, owners: Sequence[tuple[nn.Module, str]], moves: tuple[Move, ...]) -> None:
-        """Fill scratch with the displaced weight and let the owners' attributes show it."""
+    def _displace(
+        self,
+        slot: Slot,
+        owners: Sequence[tuple[nn.Module, str]],
+        moves: tuple[Move, ...],
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Fill scratch (of another type, where one is named) with the displaced weight and let the owners show it."""
         self._filling = True
         try:
-            scratch = self._scratch.push(slot.weight)
+            scratch = self._scratch.push(slot.weight, dtype or slot.weight.dtype)
             held = [(module, attribute, module._parameters[attribute]) for module, attribute in owners]
             self._swapped.append(_Displaced(slot, scratch, held))
-            self._space.backend.axpby_(Target(slot.weight, slot.window, out=scratch), moves)
+            if dtype is None:
+                self._space.backend.axpby_(Target(slot.weight, slot.window, out=scratch), moves)
+            else:
+                scratch.copy_(slot.weight)
+                self._space.backend.axpby_(Target(scratch, slot.window), moves)
             for module, attribute in owners:
                 module._parameters[attribute] = scratch  # type: ignore[assignment]
         finally:
@@ -145,6 +182,11 @@ class ReadOnlyView:
                 len(unused), ", ".join(unused[:5]), " …" if len(unused) > 5 else "",
             )  # fmt: skip
 
+    def _report_too_large(self, point: Point) -> None:
+        wide = {slot.name for module in self._wide for _, slot in self._held[module] if slot not in self._whole_pass}
+        others = (slot.weight for slot in self._space.slots if slot.name not in wide)
+        report_too_large(others, max(abs(term.scale) for term in point))
+
 
 class _Displaced(NamedTuple):
     """A parameter whose displaced copy is shown."""
@@ -162,10 +204,11 @@ class _Stack:
         self._tops: list[tuple[torch.device, int]] = []
         self.peak = 0
 
-    def push(self, like: torch.Tensor) -> torch.Tensor:
-        """An uninitialised contiguous tensor of `like`'s shape and dtype."""
+    def push(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """An uninitialised contiguous tensor of `like`'s shape."""
         base = sum(size for device, size in self._tops if device == like.device)
-        size = -(-like.numel() * like.element_size() // _ALIGNMENT) * _ALIGNMENT
+        used = like.numel() * dtype.itemsize
+        size = -(-used // _ALIGNMENT) * _ALIGNMENT
         buffer = self._buffers.get(like.device)
         if buffer is None or base + size > buffer.numel():
             # Tensors handed out before keep their old buffer alive until they are popped.
@@ -173,7 +216,7 @@ class _Stack:
             self._buffers[like.device] = buffer
         self._tops.append((like.device, size))
         self.peak = max(self.peak, base + size)
-        return buffer[base : base + like.numel() * like.element_size()].view(like.dtype).view(like.shape)
+        return buffer[base : base + used].view(dtype).view(like.shape)
 
     def pop(self) -> None:
         self._tops.pop()

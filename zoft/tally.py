@@ -7,6 +7,7 @@ micro-batches get the same bits.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,12 @@ from zoft.errors import UsageError
 from zoft.exact import fsum, mean
 
 Taken = tuple[float, float, float]  # mean loss of a micro-batch; of its even examples, of its odd ones (nan: not known)
+
+
+NARROW_LOSS = (
+    "the loss came as {}, which rounds away what two nearby points differ by; compute it in float32, as in "
+    "cross_entropy(logits.float(), labels)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,8 @@ def taken(value: torch.Tensor | float) -> Taken:
     >>> taken(torch.tensor([1.0, 2.0, 5.0]))
     (2.6666666666666665, 3.0, 2.0)
     """
+    if isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16):
+        warnings.warn(NARROW_LOSS.format(value.dtype), stacklevel=2)
     if not isinstance(value, torch.Tensor) or value.ndim == 0:
         return float(value), math.nan, math.nan
     if value.ndim > 1 or value.numel() == 0:

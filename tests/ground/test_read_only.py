@@ -43,15 +43,23 @@ def assert_bit_equal(model: nn.Module, before: dict[str, torch.Tensor]) -> None:
         assert torch.equal(weight.detach().view(torch.uint8), before[name].view(torch.uint8)), name
 
 
+class InFloat32(nn.LayerNorm):
+    """What a norm of a 16-bit model is while losses are taken."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.float()).to(x.dtype)
+
+
 def displaced(model: TiedLM, scale: float) -> TiedLM:
-    """The same model with w + scale z written into it, by the definition."""
+    """The same model with w + scale z written into it, by the definition; the norm in float32."""
     space = ParameterSpace(model, backend_name="reference")
     twin = TiedLM().to(model.embed.weight.dtype)
     twin.load_state_dict(model.state_dict())
+    twin.norm = InFloat32(12)
     with torch.no_grad():
         for slot in space.slots:
             z = draw(DIRECTION, slot.window).reshape(slot.weight.shape)
-            twin.get_parameter(slot.name).copy_((slot.weight.float() + scale * z).to(slot.weight.dtype))
+            twin.get_parameter(slot.name).copy_(slot.weight.float() + scale * z)
     return twin
 
 

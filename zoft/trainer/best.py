@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from zoft.mezo import MeZO
 from zoft.optimizer import ZOOptimizer
 from zoft.trajectory import TrajectoryLog
 from zoft.trajectory.mark import MARK, read_mark
@@ -16,7 +17,7 @@ logger = logging.getLogger(__name__)
 OPTIMIZER_FILE = "optimizer.pt"  # Trainer's name for it
 
 
-def follow_best(optimizer: ZOOptimizer, checkpoint: Path) -> None:
+def follow_best(optimizer: ZOOptimizer | MeZO, checkpoint: Path) -> None:
     """Put residual bits, rule state and step count where they were when `checkpoint` was written."""
     file = checkpoint / OPTIMIZER_FILE
     if file.is_file():
@@ -24,8 +25,10 @@ def follow_best(optimizer: ZOOptimizer, checkpoint: Path) -> None:
         return
     logger.warning(
         "%s holds no optimizer state (save_only_model): the weights loaded from it stand without low-order bits, and the "
-        "optimizer's step count stays at %d", checkpoint, optimizer.steps,
+        "optimizer's step count stays where training ended", checkpoint,
     )  # fmt: skip
+    if isinstance(optimizer, MeZO):
+        return
     optimizer.space.load_residuals({name: torch.zeros_like(bits) for name, bits in optimizer.space.residuals()})
 
 
