@@ -89,6 +89,14 @@ def test_max_time_stops_the_run(arguments, tmp_path: Path) -> None:
         ({"deepspeed": "ds.json"}, "DeepSpeed"),
         ({"train_file": "/nowhere.jsonl"}, "does not exist"),
         ({"resume_from_checkpoint": "/nowhere"}, "does not exist"),
+        ({"resume_from_checkpoint": "true"}, "there is no checkpoint in"),
+        ({"resume_from_checkpoint": "true", "output_dir": None}, "name that, or the checkpoint"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size must be at least 1"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be at least 1"),
+        ({"learning_rate": -1.0}, "learning_rate must be a number >= 0"),
+        ({"max_steps": "many"}, "max_steps must be a whole number"),
+        ({"num_test": 0}, "no example is left to test on"),
+        ({"num_dev": 10_000}, "too few to train on and to hold some out"),
         ({"load_best_model_at_end": "true", "eval_strategy": "no"}, "makes none"),
         ({"load_best_model_at_end": "true", "eval_strategy": "steps", "save_strategy": "epoch"}, "training settings: "),
         ({"zo_eps": "big"}, "zo_eps"),
@@ -101,6 +109,47 @@ def test_max_time_stops_the_run(arguments, tmp_path: Path) -> None:
 )
 def test_bad_settings(arguments, changes, message, capsys, tmp_path: Path) -> None:
     assert message in refused(capsys, arguments(**changes))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_checkpoint(arguments, capsys, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    message = refused(capsys, arguments(resume_from_checkpoint=tmp_path / "photos"))
+    assert "photos is no checkpoint (no trainer_state.json in it)" in message and not (tmp_path / "out").exists()
+    (tmp_path / "photos/checkpoint-7").mkdir()  # looks like one
+    assert "no checkpoint in" in refused(
+        capsys, arguments(resume_from_checkpoint="true", output_dir=tmp_path / "photos")
+    )
+    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["checkpoint-7"]
+
+
+def test_a_misspelt_recipe(capsys) -> None:
+    assert "did you mean quickstart" in refused(capsys, ["recipe=quikstart"])
+
+
+@pytest.fixture(scope="session")
+def int8_folder(tiny_folder, tmp_path_factory) -> Path:
+    """The tiny OPT with a base of 8-bit integers, as bitsandbytes saves it."""
+    pytest.importorskip("bitsandbytes")
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    path = tmp_path_factory.mktemp("int8")
+    asked = BitsAndBytesConfig(load_in_8bit=True)
+    AutoModelForCausalLM.from_pretrained(tiny_folder("opt"), quantization_config=asked).save_pretrained(path)
+    AutoTokenizer.from_pretrained(tiny_folder("opt")).save_pretrained(path)
+    return path
+
+
+def test_full_training_of_an_int8_base(arguments, int8_folder, capsys, tmp_path: Path) -> None:
+    message = refused(capsys, arguments(model=int8_folder))
+    assert "tuning=full" in message and "use tuning=lora" in message and not (tmp_path / "out").exists()
+    from transformers import AutoModelForCausalLM
+
+    from zoft import ZOConfig, ZOTrainer
+
+    model = AutoModelForCausalLM.from_pretrained(int8_folder)
+    with pytest.raises(ValueError, match="quantized"):
+        ZOTrainer(model, ZOConfig(output_dir=str(tmp_path / "out"), use_cpu=True, report_to=[]))
     assert not (tmp_path / "out").exists()
 
 

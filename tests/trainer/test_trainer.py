@@ -263,11 +263,30 @@ def test_seed_directions_and_flops(tiny_model, arguments, rows) -> None:
         ({"zo_eps": -1.0}, "zo_eps"),
         ({"zo_directions": 0}, "zo_directions"),
         ({"gradient_checkpointing": True}, "gradient_checkpointing"),
+        ({"deepspeed": "ds.json"}, "DeepSpeed"),
+        ({"per_device_train_batch_size": 0}, "at least 1"),
+        ({"learning_rate": math.nan}, "number >= 0"),
+        ({"resume_from_checkpoint": "/nowhere"}, "does not exist"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(arguments, changes, message) -> None:
     with pytest.raises(UsageError, match=message):
         ZOConfig(**{**arguments, **changes})
+
+
+def test_a_launcher_that_asks_for_deepspeed_is_refused(arguments, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(UsageError, match="asks for DeepSpeed"):
+        ZOConfig(**arguments)
+
+
+def test_training_does_not_begin_from_a_folder_that_is_no_checkpoint(tiny_model, arguments, rows, tmp_path) -> None:
+    trainer = ZOTrainer(tiny_model(), ZOConfig(**arguments), train_dataset=rows)
+    (tmp_path / "photos").mkdir()
+    for wrong in (str(tmp_path / "photos"), True):
+        with pytest.raises(ValueError, match="checkpoint"):
+            trainer.train(resume_from_checkpoint=wrong)
+    assert trainer.zo is None or trainer.zo.steps == 0
 
 
 def test_zo_config_has_every_zeroth_order_setting() -> None:

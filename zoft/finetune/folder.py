@@ -16,12 +16,20 @@ def run_folder(config: RunConfig) -> Path:
     """The run's folder, the same on all ranks: `output_dir` where one is set, else a new one in `runs_dir`.
 
     Raises:
-        UsageError: `output_dir` holds an earlier run, and the run neither resumes nor may overwrite it.
+        UsageError: `output_dir` holds an earlier run, and the run neither resumes nor may overwrite it; or it is to be
+            resumed and holds no checkpoint.
     """
     chosen = config.training.get("output_dir")
+    if chosen is None and _resumes(config, "true"):
+        raise UsageError("resume_from_checkpoint=true goes on with the run in output_dir; name that, or the checkpoint")
     if chosen is None:
         return _same_on_all_ranks(_new_folder(Path(config.run.runs_dir), config.recipe or config.run.task or "run"))
     folder = Path(chosen)
+    if _resumes(config, "true") and not any((f / "trainer_state.json").is_file() for f in folder.glob("checkpoint-*")):
+        raise UsageError(
+            f"resume_from_checkpoint=true: there is no checkpoint in {folder}; name its folder, or leave the setting out to "
+            "start from the beginning"
+        )
     if folder.is_dir() and any(folder.iterdir()) and not (config.run.overwrite or _resumes(config)):
         raise UsageError(
             f"output_dir: {folder} holds files already; name another folder, set resume_from_checkpoint=true to go on "
@@ -30,8 +38,10 @@ def run_folder(config: RunConfig) -> Path:
     return folder
 
 
-def _resumes(config: RunConfig) -> bool:
-    return str(config.training.get("resume_from_checkpoint") or "false").lower() != "false"
+def _resumes(config: RunConfig, how: str = "") -> bool:
+    """Whether the run resumes at all; how="true": from the last checkpoint in its folder."""
+    given = str(config.training.get("resume_from_checkpoint") or "false").lower()
+    return given == how if how else given != "false"
 
 
 def _new_folder(parent: Path, name: str) -> Path:

@@ -104,7 +104,9 @@ def _arguments(config: RunConfig) -> ZOConfig:
 
 
 def _rehearse(config: RunConfig, materials: Materials) -> None:
-    """Settings that do not suit the model are refused here, before the trainer makes the run's folder."""
+    """What does not suit the model or the data is refused here, before the trainer makes the run's folder."""
+    if not len(materials.test):
+        raise UsageError("no example is left to test on, and a run ends with a test; set num_test, or name a test_file")
     if config.run.method == "mezo":  # writes to any weight, in place, whatever that does to it
         return
     with warnings.catch_warnings():

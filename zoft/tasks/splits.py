@@ -64,7 +64,7 @@ def load_splits(
     if asked_dev is None or asked_test is None:
         raise UsageError("num_dev=none and num_test=none need a file of their own; with one file give numbers")
     of_train, of_dev, of_test = part_sizes(len(order), num_train, asked_dev, asked_test)
-    if of_train < 1:
+    if of_train < 1 or (asked_dev and not of_dev) or (asked_test and not of_test):
         raise UsageError(f"{_source(task, train_file)}: {len(order)} rows are too few to train on and to hold some out")
     if of_dev < asked_dev or of_test < asked_test or (num_train or 0) > of_train:
         parts = [f"{of_train} to train"]

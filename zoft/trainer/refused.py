@@ -3,6 +3,7 @@
 Used before Transformers is imported (by the configuration) and again by whoever builds a trainer in Python.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,25 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")  # at least 1 each
+
+
 def check_training_settings(values: Mapping[str, Any]) -> None:
-    """UsageError for the first setting in `values` (a partial mapping, or `vars` of TrainingArguments) not honoured."""
+    """UsageError for the first setting in `values` (a partial mapping, or `vars` of TrainingArguments) not honoured.
+
+    Counts and the learning rate are checked here too: Transformers finds out about them half-way.
+    """
     for name, (refuses, reason) in REFUSED.items():
         value = values.get(name)
         if refuses(value):
             raise UsageError(f"{name}={value}: {reason}")
+    for name in COUNTS:
+        count = values.get(name)
+        if isinstance(count, int) and count < 1:
+            raise UsageError(f"{name} must be at least 1, but {count} was given")
+    rate = values.get("learning_rate")
+    if isinstance(rate, int | float) and not (math.isfinite(rate) and rate >= 0.0):
+        raise UsageError(f"learning_rate must be a number >= 0, but {rate!r} was given")
     evaluations = values.get("eval_strategy") or "no"  # text, or Transformers' enumeration
     if values.get("load_best_model_at_end") and getattr(evaluations, "value", evaluations) == "no":
         raise UsageError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from transformers import TrainingArguments
 
-from zoft.trainer.refused import check_training_settings
+from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
 
@@ -108,6 +109,7 @@ class ZOConfig(TrainingArguments):
         if self.learning_rate == "auto":  # the scheduler's factor times what the monitor chooses
             self.learning_rate, self.stability_auto = 1.0, True
         check_training_settings(vars(self))
+        check_launch(os.environ)
         self.zo_settings()
         super().__post_init__()
 
