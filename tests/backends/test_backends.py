@@ -19,6 +19,7 @@ def moves(distribution: Distribution) -> list[Move]:
         Move((Term(z[0], 2.0**-10),)),
         Move((Term(z[0], -3e-4), Term(z[1], 0.07)), decay=0.999, rounding_key=(3, 1)),
         Move((Term(z[2], 1e-6),), rounding_key=(3, 2)),
+        Move((Term(z[2], 3e-4),), rounding_key=(3, 3), to_nearest=True),
     ]
 
 
@@ -72,6 +73,28 @@ def test_windows_into_displaced_copies(name, rows, columns, row, column, gaussia
         backend(which).axpby_(Target(weight, window, out=out), [Move((Term(Direction(1, 2, 3, distribution), 0.01),))])
         results.append(out)
     assert torch.equal(*results) and torch.equal(weight, before)
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize(("dtype", "rounding"), CASES, ids=str)
+@pytest.mark.parametrize("kind", ["update", "in place", "copy"])
+def test_the_moves_of_a_step_on_rows_of_any_width(name, dtype, rounding, kind) -> None:
+    """One Rademacher term a move, as almost every step makes them: backends have short cuts for these."""
+    z = [Direction(3, step) for step in range(3)]
+    update = Move((Term(z[0], -3e-4),), decay=1.0, rounding_key=(3, 1))
+    around = [Move((Term(z[i], 2.0**-10),), to_nearest=True) for i in range(2)]
+    given = {"update": [update], "in place": [around[0], update, around[1]], "copy": around[:1]}[kind]
+    for shape in ((130, 33), (9, 515), (260, 1100), (3, 9001)):
+        weight = (torch.linspace(-1, 1, shape[0] * shape[1]).reshape(shape) * 0.05).to(dtype)
+        results = []
+        for which in ("reference", name):
+            mine, low = weight.clone(), None
+            if rounding.residual_dtype is not None and dtype is torch.bfloat16:
+                low = torch.arange(mine.numel()).reshape(shape).remainder(100).to(rounding.residual_dtype)
+            out = torch.full_like(mine, torch.nan) if kind == "copy" else None
+            backend(which).sweep_([Target(mine, Window.whole(7, shape), residual=low, out=out)], given, rounding)
+            results.append([mine, *(t for t in (low, out) if t is not None)])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), shape
 
 
 @pytest.mark.parametrize("name", available())

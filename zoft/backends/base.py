@@ -6,6 +6,7 @@ import enum
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 
@@ -57,6 +58,7 @@ class Move:
     terms: tuple[Term, ...]
     decay: float = 1.0  # a, for weights that decay; others take a = 1
     rounding_key: tuple[int, int] = (0, 0)  # (run seed, step) of the rounding bits
+    to_nearest: bool = False  # where the sweep rounds stochastically, this move does not: perturbations are no updates
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,20 @@ class Target:
     decays: bool = False  # does Move.decay apply
     residual: torch.Tensor | None = None  # int8 or int16, same shape: low-order bits, read and written
     out: torch.Tensor | None = None  # write here instead, leaving `weight` (and `residual`) as they are
+
+
+def runs(moves: Sequence[Move], rounding: Rounding) -> list[tuple[list[Move], Rounding]]:
+    """Consecutive moves that round alike, with that rounding: for backends that take one rounding a pass.
+
+    >>> [(len(some), how.value) for some, how in runs([Move(()), Move((), to_nearest=True)], Rounding.STOCHASTIC)]
+    [(1, 'stochastic'), (1, 'nearest')]
+    """
+    if rounding is not Rounding.STOCHASTIC:
+        return [(list(moves), rounding)]
+    return [
+        (list(some), Rounding.NEAREST if nearest else rounding)
+        for nearest, some in groupby(moves, key=lambda move: move.to_nearest)
+    ]
 
 
 class Backend(ABC):

@@ -121,6 +121,8 @@ def _apply(
     for term in move.terms:
         z = draw(term.direction, window, high.device).to(accumulator.dtype)
         accumulator = accumulator + z * _scalar(term.scale, accumulator)
+    if move.to_nearest and rounding is Rounding.STOCHASTIC:
+        rounding = Rounding.NEAREST
     return _store(accumulator, high.dtype, low, move.rounding_key, window, rounding)
 
 

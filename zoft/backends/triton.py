@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from zoft.backends.base import Move, Rounding, Target
+from zoft.backends.base import Move, Rounding, Target, runs
 from zoft.backends.reference import ReferenceBackend
 from zoft.directions import Distribution
 from zoft.errors import UsageError
@@ -24,6 +25,14 @@ class TritonBackend(ReferenceBackend):
         self.sweep_((target,), moves, rounding)
 
     def sweep_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
+        first, *rest = runs(moves, rounding) or [([], rounding)]
+        moves, rounding = first
+        if rest:
+            self.sweep_(targets, [replace(move, to_nearest=False) for move in moves], rounding)
+            written = [t if t.out is None else replace(t, weight=t.out, out=None) for t in targets]
+            for some, how in rest:
+                self.sweep_(written, [replace(move, to_nearest=False) for move in some], how)
+            return
         scattered: list[tuple[torch.Tensor, torch.Tensor]] = []  # (non-contiguous weight, its contiguous copy)
         by_device: dict[torch.device, list[Weights]] = {}
         for target in targets:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,42 +15,34 @@ import torch
 
 from zoft.backends.base import Move, Rounding, Target
 from zoft.backends.cpu import plan
+from zoft.backends.cpu.kernel import entry
 from zoft.backends.reference import ReferenceBackend
 
 _INLINE_WORK = 1 << 18  # elements times terms below which waking another thread costs more than it saves
 _CHUNKS_A_THREAD = 4  # pieces of work a thread takes on average: evens out a shared machine
 
 
-@cache
-def _sweep() -> Callable[..., None]:
-    """The compiled kernel. Its first call on a machine compiles (some seconds); later processes load it from numba's cache."""
-    from zoft.backends.cpu.kernel import compile_sweep
-
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return compile_sweep(digest.hexdigest())
-
-
 class _Buffers(threading.local):
     """A thread's buffers, kept between calls."""
 
     memory: np.ndarray | None = None
-    words: int = -1
+    words: int = 0
+    lanes: int = 0
     addresses: Any = None
 
     def get(self, stride: int, slots: int) -> np.ndarray:
         """Addresses of buffers that hold `slots` rows of words of `stride` lanes."""
-        if stride * slots > self.words:
+        if self.memory is None or stride > self.lanes or stride * slots > self.words:
+            self.lanes, slots = max(self.lanes, stride), max(slots, 1)
+            self.words = max(self.words, stride * slots)
             parts = {
                 plan.SCRATCH.acc: plan.TILE_ELEMENTS,
                 plan.SCRATCH.z: plan.TILE_ELEMENTS,
-                plan.SCRATCH.bits: 4 * plan.NARROW_LANES,
+                plan.SCRATCH.bits: 4 * max(plan.NARROW_LANES, self.lanes),
                 plan.SCRATCH.normals: 4 * plan.NARROW_LANES,
-                plan.SCRATCH.words: 4 * stride * slots,
+                plan.SCRATCH.words: 4 * self.words,
             }
             self.memory = np.empty(4 * sum(parts.values()) + 64, dtype=np.uint8)
-            self.words = stride * slots
             self.addresses = np.zeros(len(plan.SCRATCH), dtype=np.int64)
             at = -(-self.memory.ctypes.data // 64) * 64
             for name, elements in parts.items():
@@ -103,34 +93,44 @@ class CpuBackend(ReferenceBackend):
                 kept.append(low_sink)
             rows.append(plan.describe(target, rounding, low_sink))
         if rows:
-            _run(rows, plan.tabulate(moves))
+            _run(rows, plan.tabulate(moves, rounding))
         for weight, copy in scattered:
             weight.detach().copy_(copy)
 
 
 def _run(rows: list[tuple[int, ...]], moves: plan.Moves) -> None:
     """Cut the work into items and share them between threads."""
-    sweep = _sweep()
-    items, sizes = plan.cut(rows, moves.slab_columns)
     stride = min(moves.slab_columns, max(row[plan.TARGET.columns] for row in rows))
-    table = np.array(rows, dtype=np.int64)
-    arguments = (table, items, moves.moves, moves.terms, moves.scales, moves.decays)
-    threads = min(torch.get_num_threads(), len(items))
-    work = np.cumsum(sizes)
-    total = int(work[-1])
-    if threads == 1 or total * max(1, len(moves.terms)) < _INLINE_WORK:
-        sweep(*arguments, _BUFFERS.get(stride, moves.slots), 0, len(items))
-        return
-    pieces = min(len(items), threads * _CHUNKS_A_THREAD)
-    bounds = [0, *np.searchsorted(work, np.arange(1, pieces) * (total / pieces)).tolist(), len(items)]
-    queue = itertools.count()  # next() is atomic
+    by_entry: dict[str, list[tuple[int, ...]]] = {}
+    for row in rows:
+        by_entry.setdefault(plan.entry_of(row, moves), []).append(row)
+    cuts = {name: plan.cut(group, moves.slab_columns) for name, group in by_entry.items()}
+    total = sum(int(sizes.sum()) for _, sizes in cuts.values())
+    threads = torch.get_num_threads()
+    if total * max(1, len(moves.terms)) < _INLINE_WORK:
+        threads = 1
+    pieces: list[tuple[Any, ...]] = []
+    for name, (items, sizes) in cuts.items():
+        table = np.array(by_entry[name], dtype=np.int64)
+        arguments = (entry(name), table, items, moves.moves, moves.terms, moves.scales, moves.decays)
+        bounds = _bounds(sizes, total / (threads * _CHUNKS_A_THREAD) if threads > 1 else total)
+        pieces += [(*arguments, first, last) for first, last in pairwise(bounds)]
+    queue = iter(pieces)  # next() is atomic
 
     def take() -> None:
         scratch = _BUFFERS.get(stride, moves.slots)
-        while (piece := next(queue)) < pieces:
-            sweep(*arguments, scratch, bounds[piece], bounds[piece + 1])
+        for sweep, *tables, first, last in queue:
+            sweep(*tables, scratch, first, last)
 
-    helpers = [_pool(threads, os.getpid()).submit(take) for _ in range(threads - 1)]
+    helpers = [_pool(threads, os.getpid()).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
     take()
     for helper in helpers:
         helper.result()
+
+
+def _bounds(sizes: np.ndarray, wanted: float) -> list[int]:
+    """Where to cut items of these sizes into runs of about `wanted` elements each."""
+    work = np.cumsum(sizes)
+    pieces = min(len(sizes), max(1, round(float(work[-1]) / wanted)))
+    inner = np.searchsorted(work, np.arange(1, pieces) * (work[-1] / pieces))
+    return [0, *sorted(set(inner.tolist()) - {0, len(sizes)}), len(sizes)]

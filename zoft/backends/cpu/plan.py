@@ -57,13 +57,16 @@ class ItemColumns(NamedTuple):
 
 
 class MoveColumns(NamedTuple):
-    """One row a move: its terms [first, last), rounding key, and the batch of moves whose words are held together."""
+    """One row a move: its terms [first, last), rounding key, the batch of moves whose words are held together, and whether it
+    rounds to nearest whatever its target does.
+    """
 
     first: int = 0
     last: int = 1
     seed: int = 2
     step: int = 3
     batch: int = 4
+    nearest: int = 5
 
 
 class TermColumns(NamedTuple):
@@ -94,11 +97,14 @@ _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2
 class Moves:
     """Moves and their terms."""
 
-    moves: np.ndarray  # [moves, 5] int64
+    moves: np.ndarray  # [moves, 6] int64
     terms: np.ndarray  # [terms, 4] int64
     scales: np.ndarray  # [terms] float64
     decays: np.ndarray  # [moves] float64
     slots: int  # Rademacher terms of the largest batch
+    only_signs: bool  # every term is a Rademacher one, and there is at least one
+    single_terms: bool  # one term a move, at most one move rounded stochastically, all in one batch
+    decaying: bool
 
     @property
     def slab_columns(self) -> int:
@@ -107,7 +113,7 @@ class Moves:
         return max(TILE_COLUMNS, min(_MAX_COLUMNS, lanes))
 
 
-def tabulate(moves: Sequence[Move]) -> Moves:
+def tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
     """The tables of a list of moves."""
     rows: list[tuple[int, ...]] = []
     terms: list[tuple[int, ...]] = []
@@ -125,13 +131,18 @@ def tabulate(moves: Sequence[Move]) -> Moves:
             batch, held = batch + 1, 0
         held += signs
         most = max(most, held)
-        rows.append((first, len(terms), *move.rounding_key, batch))
+        nearest = rounding is Rounding.NEAREST or (move.to_nearest and rounding is Rounding.STOCHASTIC)
+        rows.append((first, len(terms), *move.rounding_key, batch, nearest))
+    dithered = sum(not row[MOVE.nearest] for row in rows)
     return Moves(
         np.array(rows, dtype=np.int64).reshape(-1, len(MOVE)),
         np.array(terms, dtype=np.int64).reshape(-1, len(TERM)),
         np.array(scales, dtype=np.float64),
         np.array([move.decay for move in moves], dtype=np.float64),
         most,
+        only_signs=bool(terms) and not any(term[TERM.kind] for term in terms),
+        single_terms=batch == 0 and dithered <= 1 and all(row[MOVE.last] - row[MOVE.first] == 1 for row in rows),
+        decaying=any(move.decay != 1.0 for move in moves),
     )
 
 
@@ -173,6 +184,22 @@ def describe(target: Target, rounding: Rounding, low_sink: torch.Tensor | None) 
         window.stream & 0xFFFFFFFF, window.stream >> 32,
         window.row, window.rows, window.column, window.columns, window.total_columns,
     )  # fmt: skip
+
+
+def entry_of(row: tuple[int, ...], moves: Moves) -> str:
+    """The compiled entry point (`kernel.entry`) that does one target's work."""
+    kind = row[TARGET.kind]
+    if kind == 3:
+        return "double"
+    if row[TARGET.columns] <= NARROW:
+        return "narrow"
+    if moves.only_signs and not (moves.decaying and row[TARGET.decays]):
+        if kind == 0:
+            return "signs"
+        in_place = row[TARGET.sink] == row[TARGET.source]
+        if kind == 1 and moves.single_terms and (row[TARGET.rounding] <= 1 or (row[TARGET.rounding] == 3 and in_place)):
+            return "bfloat"
+    return "wide"
 
 
 def cut(rows: Sequence[tuple[int, ...]], slab_columns: int) -> tuple[np.ndarray, np.ndarray]:

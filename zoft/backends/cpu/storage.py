@@ -60,13 +60,6 @@ def bfloat_dithered(value, dither):  # type: ignore[no-untyped-def]
 
 
 @njit
-def copy_halves(sink, source, count):  # type: ignore[no-untyped-def]
-    """`count` stored 16-bit weights."""
-    for i in range(count):
-        store_u16(sink, i, load_u16(source, i))
-
-
-@njit
 def load_row(kind, rounding, source, low, start, acc, count):  # type: ignore[no-untyped-def]
     """`count` stored weights from element `start` on, as float32, into `acc`."""
     if kind == F32:

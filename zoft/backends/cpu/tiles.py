@@ -1,0 +1,137 @@
+"""Every kind of move on wide parameters: tiles of 8 rows by 512 columns that stay in the first-level cache for all moves.
+
+16-bit weights are float32 in a buffer meanwhile, so many moves cost one pass over memory. Words of Rademacher terms are drawn
+once a slab (one Philox call per 128 elements); normals and rounding bits where they are used.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from zoft.backends.cpu.memory import load_f32, store_f32
+from zoft.backends.cpu.plan import ITEM, MOVE, RADEMACHER, ROUNDING_TAG, SCRATCH, TARGET, TERM, TILE_COLUMNS
+from zoft.backends.cpu.random import normal_rows, philox_row
+from zoft.backends.cpu.signs import add_signs, draw_words
+from zoft.backends.cpu.storage import F32, NEAREST, RESIDUAL16, load_row, round_row, store_row
+
+# Typed, because a plain integer argument would have every callee compiled once more for its literal value.
+_TILE, _ROW_BYTES, _TAG = np.int64(TILE_COLUMNS), np.int64(4 * TILE_COLUMNS), np.int64(ROUNDING_TAG)
+_NEAREST, _ZERO = np.int64(NEAREST), np.int64(0)
+
+
+@njit
+def add_scaled(acc, z, scale, count):  # type: ignore[no-untyped-def]
+    for i in range(count):
+        store_f32(acc, i, load_f32(acc, i) + load_f32(z, i) * scale)
+
+
+@njit
+def multiply(acc, factor, count):  # type: ignore[no-untyped-def]
+    for i in range(count):
+        store_f32(acc, i, load_f32(acc, i) * factor)
+
+
+@njit
+def uses_bits(kind, rounding):  # type: ignore[no-untyped-def]
+    return kind != F32 and rounding != NEAREST and rounding != RESIDUAL16
+
+
+@njit
+def rounding_of(moves, move, rounding):  # type: ignore[no-untyped-def]
+    """The rounding of one move of a target."""
+    return _NEAREST if moves[move, MOVE.nearest] != 0 else rounding
+
+
+@njit
+def _move_tile(
+    moves, terms, scales, decays, first, last, target, acc, pitch, row, rows, column, offset, count, scratch
+):  # type: ignore[no-untyped-def]
+    """Moves [first, last) on `rows` (at most 8, of one group of 8) by `count` columns of float32 at `acc`.
+
+    `pitch` is the bytes from one row to the next; `row` and `column` are those of the whole parameter; `offset` is the tile's
+    first column within the slab's words.
+    """
+    stride = scratch[SCRATCH.stride]
+    kind, rounding, total = target[TARGET.kind], target[TARGET.rounding], target[TARGET.total_columns]
+    slot = 0
+    for move in range(first, last):
+        if target[TARGET.decays] != 0 and decays[move] != 1.0:
+            for r in range(rows):
+                multiply(acc + r * pitch, np.float32(decays[move]), count)
+        for term in range(moves[move, MOVE.first], moves[move, MOVE.last]):
+            scale = np.float32(scales[term])
+            if terms[term, TERM.kind] == RADEMACHER:
+                for r in range(rows):
+                    lane = (row + r) & 127
+                    words = scratch[SCRATCH.words] + 4 * (stride * (4 * slot + (lane >> 5)) + offset)
+                    add_signs(acc + r * pitch, words, lane & 31, scale, count)
+                slot += 1
+                continue
+            for group in range(row >> 2, ((row + rows - 1) >> 2) + 1):
+                philox_row(
+                    scratch[SCRATCH.bits], _TILE, group * total + column, count, terms[term, TERM.tag],
+                    target[TARGET.stream_low], target[TARGET.stream_high], terms[term, TERM.seed], terms[term, TERM.step],
+                )  # fmt: skip
+                normal_rows(scratch[SCRATCH.z], scratch[SCRATCH.bits], _TILE, count)
+                for r in range(max(row, group * 4), min(row + rows, group * 4 + 4)):
+                    z = scratch[SCRATCH.z] + (r & 3) * _ROW_BYTES
+                    add_scaled(acc + (r - row) * pitch, z, scale, count)
+        wanted = rounding_of(moves, move, rounding)
+        if uses_bits(kind, wanted):
+            philox_row(
+                scratch[SCRATCH.bits], _TILE, (row >> 3) * total + column, count, _TAG,
+                target[TARGET.stream_low], target[TARGET.stream_high], moves[move, MOVE.seed], moves[move, MOVE.step],
+            )  # fmt: skip
+        for r in range(rows):
+            lane = (row + r) & 7
+            bits = scratch[SCRATCH.bits] + (lane >> 1) * _ROW_BYTES
+            round_row(kind, wanted, acc + r * pitch, bits, (lane & 1) * 16, count)
+
+
+@njit
+def _wide_batch(moves, terms, scales, decays, target, item, first, last, again, scratch):  # type: ignore[no-untyped-def]
+    """Moves [first, last) on one slab; `again` where earlier moves were stored in the sink already."""
+    columns, total = target[TARGET.columns], target[TARGET.total_columns]
+    kind, rounding, sink = target[TARGET.kind], target[TARGET.rounding], target[TARGET.sink]
+    left, width, stop = item[ITEM.column], item[ITEM.columns], item[ITEM.row] + item[ITEM.rows]
+    source = sink if again else target[TARGET.source]
+    low = target[TARGET.low_sink] if again else target[TARGET.low_source]
+    low_sink = target[TARGET.low_sink]
+    drawn = np.int64(-1)
+    row = item[ITEM.row]
+    while row < stop:  # groups of 8 rows that share rounding bits
+        rows = min(stop, ((row >> 3) + 1) << 3) - row
+        if row >> 7 != drawn:
+            drawn = row >> 7
+            block = drawn * total + target[TARGET.column] + left
+            draw_words(moves, terms, first, last, target, block, width, scratch)
+        for offset in range(0, width, TILE_COLUMNS):
+            count = min(_TILE, width - offset)
+            start = (row - target[TARGET.row]) * columns + left + offset
+            column = target[TARGET.column] + left + offset
+            acc, pitch = scratch[SCRATCH.acc], _ROW_BYTES
+            if kind == F32:  # the weights themselves are the accumulator
+                acc, pitch = sink + 4 * start, 4 * columns
+            if kind != F32 or source != sink:
+                for r in range(rows):
+                    load_row(kind, rounding, source, low, start + r * columns, acc + r * pitch, count)
+            _move_tile(
+                moves, terms, scales, decays, first, last, target, acc, pitch, row, rows, column, offset, count, scratch
+            )
+            if kind != F32:
+                for r in range(rows):
+                    store_row(kind, rounding, acc + r * pitch, sink, low_sink, start + r * columns, count)
+        row += rows
+
+
+@njit
+def wide(moves, terms, scales, decays, target, item, scratch):  # type: ignore[no-untyped-def]
+    """All moves on one slab, in batches whose words fit the scratch."""
+    first = _ZERO
+    while first < len(moves):
+        last = first
+        while last < len(moves) and moves[last, MOVE.batch] == moves[first, MOVE.batch]:
+            last += 1
+        _wide_batch(moves, terms, scales, decays, target, item, first, last, first > 0, scratch)
+        first = last
