@@ -59,7 +59,7 @@ def spend(rule: Rule, state: State, step: Step) -> tuple[Move | None, State]:
     key = (step.estimate.directions[0].seed, step.index)  # its own bits for every step, whatever its directions
     if rule.buffered:
         terms, keep, factor, after = rule.through_buffer(state, step)
-        move: Move = BufferedMove(terms, decay, key, keep, factor)
+        move: Move = BufferedMove(terms, decay, key, keep=keep, factor=factor)
     else:
         terms, after = rule.update(state, step)
         move = Move(terms, decay, key)
