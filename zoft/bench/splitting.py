@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from zoft.backends import Backend, Move, Rounding, Target
+from zoft.backends import Backend, Move, Point, Rounding, Target
+from zoft.directions import Direction
 from zoft.optimizer import ZOOptimizer
 
 
@@ -42,15 +43,32 @@ class _Timed(Backend):
         panels = all(target.out is not None for target in targets)
         self._time("panels" if panels else "sweeps", self._inner.sweep_, targets, moves, rounding)
 
-    def _time(self, part: str, op: Any, *arguments: Any) -> None:
+    def dot(self, target: Target, direction: Direction) -> torch.Tensor:
+        return self._time("sweeps", self._inner.dot, target, direction)
+
+    def panel_pair(
+        self,
+        target: Target,
+        points: Sequence[Point],
+        copies: torch.Tensor,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
+    ) -> None:
+        self._time("panels", self._inner.panel_pair, target, points, copies, moves, rounding)
+
+    def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
+        return self._time("panels", self._inner.perturbed_embedding, ids, target, points)
+
+    def _time(self, part: str, op: Any, *arguments: Any) -> Any:
         cuda = torch.cuda.is_available()
         if cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
-        op(*arguments)
+        result = op(*arguments)
         if cuda:
             torch.cuda.synchronize()
         setattr(self._split, part, getattr(self._split, part) + time.perf_counter() - start)
+        return result
 
 
 @contextmanager
