@@ -2,7 +2,8 @@
 
 Around the forward pass of each module that holds a trainable parameter, the attribute is swapped for a scratch tensor that was
 just filled with w + s z; afterwards the parameter is put back. One scratch buffer serves all modules: it is a stack, as deep as
-modules with weights of their own nest, in most models the size of the largest one.
+modules with weights of their own nest, in most models the size of the largest one. Of an embedding, only the rows that are
+looked up are displaced.
 
 A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So
 passes 1, 2, 4, 8 … are audited: when an operation reads the memory of a trainable parameter, the pass is begun again with that
@@ -30,11 +31,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoft.backends import Move, Point, Target
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
+from zoft.scratch import ScratchStack
 from zoft.space import ParameterSpace, Slot
 from zoft.widened import can_widen, narrow, narrow_dtype, widen
 
 T = TypeVar("T")
-_ALIGNMENT = 64  # bytes
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +52,7 @@ class ReadOnlyView:
         trained = {id(module._parameters[attribute]) for module in held for attribute, _ in held[module]}
         self._wide = {module for module in held if can_widen(module, trained)}
         self._given: dict[nn.Module, torch.dtype | None] = {}  # what a widened module that runs now was given
-        self._scratch = _Stack()
+        self._scratch = ScratchStack()
         self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
         self._passes = 0
@@ -109,7 +110,7 @@ class ReadOnlyView:
                 handles.append(module.register_forward_hook(self._restore_wide, always_call=True))
             for module in self._held if point else ():
                 if module not in wide:
-                    handles.append(module.register_forward_pre_hook(lambda m, _: self._swap(m, moves)))
+                    handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
                     handles.append(module.register_forward_hook(self._restore, always_call=True))
             with _Audit(self) if audited else nullcontext():
                 yield
@@ -121,18 +122,40 @@ class ReadOnlyView:
 
     def _swap_wide(self, module: nn.Module, args: Any, kwargs: Any, moves: tuple[Move, ...]) -> tuple[Any, Any]:
         self._given[module] = narrow_dtype((args, kwargs))
-        self._swap(module, moves, torch.float32)
+        self._swap(module, args, moves, torch.float32)
         return widen(args), widen(kwargs)
 
     def _restore_wide(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._restore(module, args, output)
         return narrow(output, self._given.pop(module, None))
 
-    def _swap(self, module: nn.Module, moves: tuple[Move, ...], dtype: torch.dtype | None = None) -> None:
+    def _swap(
+        self, module: nn.Module, args: tuple[Any, ...], moves: tuple[Move, ...], dtype: torch.dtype | None = None
+    ) -> tuple[Any, ...] | None:
+        """Show displaced weights. Where they are a table of which a few rows are looked up: new arguments that find them."""
         self._ran.add(module)
-        for attribute, slot in self._held[module]:
-            if slot not in self._whole_pass:
-                self._displace(slot, ((module, attribute),), moves, dtype)
+        shown = [(attribute, slot) for attribute, slot in self._held[module] if slot not in self._whole_pass]
+        if shown and _is_look_up(module, args):
+            ((attribute, slot),) = shown
+            self._displace_rows(module, attribute, slot, args[0], moves)
+            return (torch.arange(args[0].numel(), device=args[0].device).view(args[0].shape),)
+        for attribute, slot in shown:
+            self._displace(slot, ((module, attribute),), moves, dtype)
+        return None
+
+    def _displace_rows(
+        self, module: nn.Module, attribute: str, slot: Slot, ids: torch.Tensor, moves: tuple[Move, ...]
+    ) -> None:
+        """Let an embedding show its displaced rows `ids`, one below the other."""
+        self._filling = True
+        try:
+            target = Target(slot.weight, slot.window)
+            rows = self._space.backend.perturbed_embedding(ids.unsqueeze(0), target, [moves[0].terms])
+            scratch = self._scratch.push(slot.weight.device, (ids.numel(), slot.weight.shape[1]), slot.weight.dtype)
+            self._swapped.append(_Displaced(slot, scratch, [(module, attribute, module._parameters[attribute])]))
+            module._parameters[attribute] = scratch.copy_(rows.view(scratch.shape))  # type: ignore[assignment]
+        finally:
+            self._filling = False
 
     def _displace(
         self,
@@ -144,7 +167,7 @@ class ReadOnlyView:
         """Fill scratch (of another type, where one is named) with the displaced weight and let the owners show it."""
         self._filling = True
         try:
-            scratch = self._scratch.push(slot.weight, dtype or slot.weight.dtype)
+            scratch = self._scratch.push(slot.weight.device, slot.weight.shape, dtype or slot.weight.dtype)
             held = [(module, attribute, module._parameters[attribute]) for module, attribute in owners]
             self._swapped.append(_Displaced(slot, scratch, held))
             if dtype is None:
@@ -196,32 +219,6 @@ class _Displaced(NamedTuple):
     held: Sequence[tuple[nn.Module, str, torch.Tensor | None]]  # module, attribute, and what it showed before
 
 
-class _Stack:
-    """Scratch memory handed out and taken back in stack order; it grows on demand and is kept."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[torch.device, torch.Tensor] = {}
-        self._tops: list[tuple[torch.device, int]] = []
-        self.peak = 0
-
-    def push(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """An uninitialised contiguous tensor of `like`'s shape."""
-        base = sum(size for device, size in self._tops if device == like.device)
-        used = like.numel() * dtype.itemsize
-        size = -(-used // _ALIGNMENT) * _ALIGNMENT
-        buffer = self._buffers.get(like.device)
-        if buffer is None or base + size > buffer.numel():
-            # Tensors handed out before keep their old buffer alive until they are popped.
-            buffer = torch.empty(base + size, dtype=torch.uint8, device=like.device)
-            self._buffers[like.device] = buffer
-        self._tops.append((like.device, size))
-        self.peak = max(self.peak, base + size)
-        return buffer[base : base + used].view(dtype).view(like.shape)
-
-    def pop(self) -> None:
-        self._tops.pop()
-
-
 class _ReadOutside(Exception):
     """A trainable parameter was read while its displaced copy was not shown."""
 
@@ -257,6 +254,17 @@ class _Audit(TorchDispatchMode):
             return None
         slot = self._slots[index]
         return slot if tensor.data_ptr() < self._starts[index] + slot.weight.nbytes else None
+
+
+def _is_look_up(module: nn.Module, args: tuple[Any, ...]) -> bool:
+    """Does this call only look up rows of a table, and fewer than it has? (A padding index must be a row of what is shown.)"""
+    return (
+        isinstance(module, nn.Embedding)
+        and type(module).forward is nn.Embedding.forward
+        and "forward" not in vars(module)
+        and len(args) == 1
+        and (module.padding_idx or 0) < args[0].numel() < module.weight.shape[0]
+    )
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

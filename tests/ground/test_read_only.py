@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoft.backends import Move, Term
+from zoft.backends import Move, Target, Term
 from zoft.directions import Direction, Distribution, draw
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.optimizer import ZOOptimizer
@@ -287,3 +287,23 @@ def test_quantised_weights_cannot_be_trained_themselves() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(UsageError, match="nothing to train"):
         ParameterSpace(nn.Linear(2, 2).requires_grad_(False))
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2, 15])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_embedding_displaces_the_rows_that_are_looked_up_only(dtype: torch.dtype, padding_idx: int | None) -> None:
+    """A padding index behind the number of rows (15) takes the whole table: same values, more scratch."""
+    torch.manual_seed(0)
+    model = nn.Embedding(1000, 40, padding_idx=padding_idx).to(dtype)
+    space = ParameterSpace(model)
+    view, ids = ReadOnlyView(space), torch.tensor([[7, 999, 2, 7], [0, 500, 131, 128]])
+    (slot,) = space.slots
+    moved = torch.empty_like(slot.weight)
+    space.backend.axpby_(Target(slot.weight, slot.window, out=moved), [Move(PLUS)])
+    with torch.no_grad(), view.at(PLUS):
+        seen = model(ids)
+    assert torch.equal(seen, moved[ids]) and model.weight is slot.weight
+    assert view.scratch_bytes == (1000 if padding_idx == 15 else 8) * 40 * dtype.itemsize
+    with torch.no_grad(), view.at(PLUS), pytest.raises(IndexError):
+        model(torch.tensor([1, 2, 3, 1000]))
+    assert model.weight is slot.weight

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zoft.backends.base import Move, Rounding, Target
+from zoft.backends.base import Move, Point, Rounding, Target
 from zoft.backends.cpu import plan
 from zoft.backends.cpu.kernel import entry
 from zoft.backends.reference import ReferenceBackend
@@ -97,23 +97,45 @@ class CpuBackend(ReferenceBackend):
         for weight, copy in scattered:
             weight.detach().copy_(copy)
 
+    def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
+        weight, window = target.weight.detach(), target.window
+        if not weight.is_contiguous() or ids.device.type != "cpu" or ids.numel() == 0:
+            return super().perturbed_embedding(ids, target, points)
+        wanted = ids.reshape(len(points), -1)
+        low, high = int(wanted.min()), int(wanted.max())
+        if low < 0 or high >= window.rows:
+            raise IndexError(f"rows {low} to {high} were looked up in an embedding of {window.rows} rows")
+        rows = weight.new_empty(*wanted.shape, window.columns)
+        for row_ids, out, point in zip(wanted, rows, points, strict=True):
+            first = Target(weight.view(window.shape)[:1], window.panel(0, 1), out=out[:1])
+            moves = plan.tabulate([Move(point)], Rounding.NEAREST)
+            row = plan.describe(first, Rounding.NEAREST, None)
+            table, items = plan.look_up(row, row_ids.numpy(), weight.element_size(), moves.slab_columns)
+            _share({plan.entry_of(row, moves): (table, items)}, moves)
+        return rows.view(*ids.shape, window.columns)
+
 
 def _run(rows: list[tuple[int, ...]], moves: plan.Moves) -> None:
     """Cut the work into items and share them between threads."""
-    stride = min(moves.slab_columns, max(row[plan.TARGET.columns] for row in rows))
     by_entry: dict[str, list[tuple[int, ...]]] = {}
     for row in rows:
         by_entry.setdefault(plan.entry_of(row, moves), []).append(row)
-    cuts = {name: plan.cut(group, moves.slab_columns) for name, group in by_entry.items()}
-    total = sum(int(sizes.sum()) for _, sizes in cuts.values())
+    tables = {name: np.array(group, dtype=np.int64) for name, group in by_entry.items()}
+    _share({name: (tables[name], plan.cut(group, moves.slab_columns)) for name, group in by_entry.items()}, moves)
+
+
+def _share(work: dict[str, tuple[np.ndarray, np.ndarray]], moves: plan.Moves) -> None:
+    """Share the items (table of targets, items) of every entry point between threads."""
+    stride = min(moves.slab_columns, max(int(table[:, plan.TARGET.columns].max()) for table, _ in work.values()))
+    sizes_of = {n: items[:, plan.ITEM.rows] * items[:, plan.ITEM.columns] for n, (_, items) in work.items()}
+    total = sum(int(sizes.sum()) for sizes in sizes_of.values())
     threads = torch.get_num_threads()
     if total * max(1, len(moves.terms)) < _INLINE_WORK:
         threads = 1
     pieces: list[tuple[Any, ...]] = []
-    for name, (items, sizes) in cuts.items():
-        table = np.array(by_entry[name], dtype=np.int64)
+    for name, (table, items) in work.items():
         arguments = (entry(name), table, items, moves.moves, moves.terms, moves.scales, moves.decays)
-        bounds = _bounds(sizes, total / (threads * _CHUNKS_A_THREAD) if threads > 1 else total)
+        bounds = _bounds(sizes_of[name], total / (threads * _CHUNKS_A_THREAD) if threads > 1 else total)
         pieces += [(*arguments, first, last) for first, last in pairwise(bounds)]
     queue = iter(pieces)  # next() is atomic
 

@@ -202,14 +202,14 @@ def entry_of(row: tuple[int, ...], moves: Moves) -> str:
     return "wide"
 
 
-def cut(rows: Sequence[tuple[int, ...]], slab_columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Work items of all targets, and their sizes.
+def cut(rows: Sequence[tuple[int, ...]], slab_columns: int) -> np.ndarray:
+    """Work items of all targets.
 
     Slabs are cut at multiples of 128 rows of the whole parameter (of whole tiles for narrow targets), so that no Philox block
     is drawn by two items for want of alignment.
 
     Returns:
-        int64 [items, 5] and int64 [items] elements.
+        int64 [items, 5].
     """
     items: list[tuple[int, ...]] = []
     for index, target in enumerate(rows):
@@ -227,5 +227,31 @@ def cut(rows: Sequence[tuple[int, ...]], slab_columns: int) -> tuple[np.ndarray,
                     for left in range(0, columns, slab_columns)
                 ]
             row = end
-    table = np.array(items, dtype=np.int64).reshape(-1, len(ITEM))
-    return table, table[:, ITEM.rows] * table[:, ITEM.columns]
+    return np.array(items, dtype=np.int64).reshape(-1, len(ITEM))
+
+
+def look_up(row: tuple[int, ...], ids: np.ndarray, size: int, slab_columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Single rows of a matrix, in any order, written one below the other.
+
+    Args:
+        row: describes the matrix's first row and where the first result goes.
+        ids: rows of the matrix, checked.
+        size: bytes of an element.
+
+    Returns:
+        The table of targets int64 [ids, 14] and the items int64 [pieces, 5].
+    """
+    columns = row[TARGET.columns]
+    table = np.tile(np.array(row, dtype=np.int64), (len(ids), 1))
+    table[:, TARGET.source] += ids * (columns * size)
+    table[:, TARGET.sink] += np.arange(len(ids)) * (columns * size)
+    table[:, TARGET.row] += ids
+    pieces = []
+    for left in range(0, columns, slab_columns):
+        items = np.empty((len(ids), len(ITEM)), dtype=np.int64)
+        items[:, ITEM.target] = np.arange(len(ids))
+        items[:, ITEM.row] = table[:, TARGET.row]
+        items[:, ITEM.rows] = 1
+        items[:, ITEM.column], items[:, ITEM.columns] = left, min(slab_columns, columns - left)
+        pieces.append(items)
+    return table, np.concatenate(pieces)
