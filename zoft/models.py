@@ -112,7 +112,7 @@ def load_model(
     except (OSError, KeyError) as error:
         raise UsageError(f"model: nothing could be loaded from {name}: {_first_line(error)}") from error
     _agree(model, tokenizer, name)
-    if base != name:
+    if (Path(name).expanduser() / "adapter_config.json").is_file():
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, name, is_trainable=True)

@@ -50,7 +50,7 @@ def same(one: Any, other: Any) -> bool:
 
 def test_replay_command_saves_the_trained_model(base: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = run(load_model(base, dtype="bfloat16"), tmp_path / "run", base)
-    assert main(["replay", base, str(tmp_path / "run"), str(tmp_path / "out")]) == 0
+    assert main(["replay", f"{base}/", str(tmp_path / "run"), str(tmp_path / "out")]) == 0  # as a shell completes it
     assert f"{STEPS} steps replayed" in capsys.readouterr().out
     assert same(load_model(str(tmp_path / "out")), trained)
     assert not same(load_model(base, dtype="bfloat16"), trained)
@@ -104,6 +104,7 @@ def test_merge_command(base: str, tmp_path: Path) -> None:
     [
         (["replay", "{base}", "{run}", "{run}"], "holds something already"),
         (["replay", "{base}", "{base}", "{out}"], "there is no trajectory log"),
+        (["replay", "{nowhere}", "{run}", "{out}"], "training started from {base}"),
         (["replay", "{other}", "{run}", "{out}"], "wrong base model"),
         (["replay", "{base}", "{run}", "{out}", "--until", "21"], "does not reach step 21"),
         (["pack", "{run}", "{run}"], "holds something already"),
@@ -119,11 +120,12 @@ def test_wrong_input_is_one_message(
         "run": str(tmp_path / "run"),
         "out": str(tmp_path / "out"),
         "other": str(tmp_path / "other"),
+        "nowhere": str(tmp_path / "nowhere"),
     }
     model = run(load_model(base, dtype="bfloat16"), tmp_path / "run", base)
     model.float().save_pretrained(places["other"])
     assert main([word.format(**places) for word in arguments]) == 2
-    assert message in capsys.readouterr().err
+    assert message.format(**places) in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -29,6 +29,8 @@ def follow_best(optimizer: ZOOptimizer | MeZO, checkpoint: Path) -> None:
     )  # fmt: skip
     if isinstance(optimizer, MeZO):
         return
+    for buffer in optimizer.space.momenta.values():
+        buffer.zero_()
     optimizer.space.load_residuals({name: torch.zeros_like(bits) for name, bits in optimizer.space.residuals()})
 
 

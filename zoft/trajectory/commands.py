@@ -49,10 +49,13 @@ def pack(argv: Sequence[str]) -> int:
     parser.add_argument("--base", metavar="NAME", help="where others find the base model; default: as the log says")
     parser.add_argument("--until", type=int, metavar="STEP", help="only so many optimizer steps")
     asked = parser.parse_args(argv)
-    from zoft.trajectory import publish
+    from zoft.trajectory import TrajectoryLog, publish
 
     folder = publish.pack(asked.log, asked.out, asked.base, asked.until)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    named = TrajectoryLog.read(folder / publish.LOG).header.base
+    if Path(named).exists():
+        print(f"the base model is named {named}, a folder that others do not have; --base NAME says where they find it")
     print(f"{folder}: {size:,} bytes; load it with zoft.from_trajectory({str(folder)!r})")
     return 0
 

@@ -65,7 +65,11 @@ def load_base(log: TrajectoryLog, path: Path, base: str | None = None) -> Any:
         raise TrajectoryError("the log does not name its base model; give base=…")
     if log.header.dtype not in DTYPES:
         raise TrajectoryError(f"the log was trained on a {log.header.dtype} base, which cannot be loaded by name")
-    architecture = architecture_of(name)
+    try:
+        architecture = architecture_of(name)
+    except UsageError as error:
+        started = log.header.base or "a model that it does not name"
+        raise TrajectoryError(f"{str(error).rstrip('.')}; the log says that training started from {started}") from error
     options: dict[str, Any] = {"labels": _labels(name)} if architecture == "classifier" else {}
     return load_model(name, dtype=log.header.dtype, architecture=architecture, **options)
 
