@@ -25,6 +25,9 @@ class Command:
 
 COMMANDS = {
     "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …"),
+    "evaluate": Command(
+        "zoft.finetune.evaluation:main", "score a model on a task: zero-shot, in context, after training"
+    ),
     "probe": Command("zoft.finetune.probe:main", "measure a checkpoint's curvature and the learning rates it allows"),
     "replay": Command("zoft.trajectory.commands:replay", "rebuild a run's weights from its log: replay BASE LOG OUT"),
     "pack": Command("zoft.trajectory.commands:pack", "make a folder to publish of a run's log: pack LOG OUT"),

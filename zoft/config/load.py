@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of, merged
 from zoft.config.recipes import find_recipe, read_recipe
 from zoft.config.run import RecipeNotes, RunSettings
@@ -34,10 +35,11 @@ class RunConfig:
     notes: RecipeNotes = field(default_factory=RecipeNotes)
     lab: LabSettings = field(default_factory=LabSettings)  # of task=eos
     sources: dict[str, str] = field(default_factory=dict)  # setting -> the file, or "command line", it came from
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)  # of `zoft evaluate`
 
     def settings(self) -> dict[str, Any]:
         """Every setting that was given, by its flat name: what to write down to repeat the run."""
-        owners = (vars(self.run), vars(self.zo), vars(self.lab), self.training)
+        owners = (vars(self.run), vars(self.zo), vars(self.lab), vars(self.evaluation), self.training)
         return {name: value for owner in owners for name, value in owner.items() if name in self.sources}
 
     def explain(self) -> str:
@@ -51,7 +53,8 @@ class RunConfig:
 
 def known_settings() -> dict[str, Field]:
     """Every setting there is, by name."""
-    known = merged([fields_of(RunSettings), fields_of(ZOSettings), fields_of(LabSettings), training_fields()])
+    light = (RunSettings, ZOSettings, LabSettings, EvaluationSettings)
+    known = merged([*map(fields_of, light), training_fields()])
     return {**known, LEARNING_RATE.name: LEARNING_RATE}
 
 
@@ -79,6 +82,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         run = RunSettings(**{key: values[key] for key in fields_of(RunSettings) if key in values})
         zo = ZOSettings(**{key: values[key] for key in fields_of(ZOSettings) if key in values})
         lab = LabSettings(**{key: values[key] for key in fields_of(LabSettings) if key in values})
+        asked = EvaluationSettings(**{key: values[key] for key in fields_of(EvaluationSettings) if key in values})
         training = {key: values[key] for key in values if key in training_fields()}
         check_training_settings(training)
         if run.method == "mezo":
@@ -92,8 +96,8 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     if run.model is None:
         raise UsageError(f"no model: {_how_to_start(recipe is not None)}")
     if recipe is None:
-        return RunConfig(run, training, zo, lab=lab, sources=sources)
-    return RunConfig(run, training, zo, recipe.name, recipe.notes, lab, sources)
+        return RunConfig(run, training, zo, lab=lab, sources=sources, evaluation=asked)
+    return RunConfig(run, training, zo, recipe.name, recipe.notes, lab, sources, asked)
 
 
 def _parse(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:

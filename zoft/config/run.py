@@ -57,6 +57,7 @@ class RunSettings:
     lora_r: int = 8
     lora_alpha: int = 16
     lora_target_modules: list[str] | str | None = None  # None: PEFT's choice for the architecture
+    seeds: list[int] | None = None  # one run for each, one after another; None: one run, by `seed`
     max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
     runs_dir: str = "runs"  # each run makes a new folder in here, unless output_dir names one
     overwrite: bool = False  # whether output_dir may hold an earlier run
@@ -73,6 +74,8 @@ class RunSettings:
             raise UsageError(f"a classification of your own needs template and label_words; {missing} is missing")
         for name in ("train_file", "validation_file", "test_file"):
             check_data_file(name, getattr(self, name))
+        if self.seeds is not None and (not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)):
+            raise UsageError(f"seeds must be different whole numbers from 0 on, but {self.seeds} was given")
         if self.model is not None:
             check_model(self.model)
 
@@ -134,5 +137,6 @@ def check_model(model: str) -> None:
     path = Path(model).expanduser()
     if written_as_path and not path.is_dir():
         raise UsageError(f"model: the folder {model} does not exist; relative paths start at {Path.cwd()}")
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+    held = ("config.json", "adapter_config.json", "trajectory.zoft")
+    if path.is_dir() and not any((path / file).is_file() for file in held):
         raise UsageError(f"model: the folder {model} holds no config.json; give a folder written by save_pretrained")

@@ -15,12 +15,15 @@ def from_text(field: Field, text: str) -> Any:
 
     A setting that can only hold text takes it literally, so that templates with braces and names made of digits need
     no quoting; `none` empties a setting that may be empty. Everything else is read as YAML by OmegaConf, for which
-    `1e-7` is a number and `[a, b]` a list. Raises UsageError when it is not YAML.
+    `1e-7` is a number and `[a, b]` a list; a list of whole numbers needs no brackets. Raises UsageError when it is not
+    YAML.
 
     >>> from_text(Field("template", frozenset({str})), "{text} It was{label}")
     '{text} It was{label}'
     >>> from_text(Field("learning_rate", frozenset({float})), "1e-7")
     1e-07
+    >>> from_text(Field("seeds", frozenset({list, type(None)}), items=frozenset({int})), "0,1,2")
+    [0, 1, 2]
     """
     from omegaconf import OmegaConf
     from yaml import YAMLError
@@ -29,6 +32,8 @@ def from_text(field: Field, text: str) -> Any:
         return None
     if field.only_text:
         return text
+    if field.items == {int} and str not in field.kinds and "[" not in text:
+        text = f"[{text}]"
     try:
         parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
     except (YAMLError, ValueError) as error:

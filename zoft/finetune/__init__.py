@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 
-from zoft.config import load_config
+from zoft.config import RunConfig, load_config
 from zoft.config.console import guarded
+from zoft.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,13 +19,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(_run, sys.argv[1:] if argv is None else argv)
 
 
+def refuse_evaluation_settings(config: RunConfig) -> None:
+    """UsageError for a setting of `zoft evaluate`, which training would ignore."""
+    stray = [f.name for f in fields(config.evaluation) if f.name in config.sources]
+    if stray:
+        raise UsageError(f"{', '.join(stray)}: for `zoft evaluate` only; leave it out of a fine-tuning run")
+
+
 def _run(argv: Sequence[str]) -> None:
     config = load_config(argv)
+    refuse_evaluation_settings(config)
     if config.run.task == "eos":  # the edge-of-stability laboratory
         from zoft.stability.lab.run import run
 
         run(config)
         return
-    from zoft.finetune.session import finetune
+    from zoft.finetune.session import finetune, finetune_seeds
 
-    finetune(config)
+    if config.run.seeds is None:
+        finetune(config)
+    else:
+        finetune_seeds(config)

@@ -35,8 +35,11 @@ class Materials:
     notes: tuple[str, ...]  # what a user should know about the data, in words
 
 
-def gather_materials(run: RunSettings) -> Materials:
+def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
     """Read the data, then load the model: bad data is found before gigabytes are read.
+
+    Args:
+        tuned: whether the model is made ready to be trained as `run.tuning` says.
 
     Raises:
         UsageError: a file, column, label or setting is wrong; the message names it.
@@ -47,7 +50,8 @@ def gather_materials(run: RunSettings) -> Materials:
     tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
     task, splits = _data(run, architecture, tokenizer)
     model = load_model(folder, dtype=run.dtype, architecture=architecture, labels=len(task.labels), tokenizer=tokenizer)
-    model = apply_tuning(model, run.tuning, rank=run.lora_r, alpha=run.lora_alpha, targets=run.lora_target_modules)
+    if tuned:
+        model = apply_tuning(model, run.tuning, rank=run.lora_r, alpha=run.lora_alpha, targets=run.lora_target_modules)
     length = min(run.max_length or 1 << 30, context_length(model, tokenizer))
 
     def encoded(examples: tuple[Example, ...], training: bool = False) -> EncodedDataset:

@@ -17,6 +17,7 @@ from zoft.errors import UsageError
 from zoft.finetune.clock import MaxTime
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
+from zoft.finetune.seeds import Spread, table, with_seed
 from zoft.finetune.summary import Summary, closing_words
 from zoft.finetune.task_trainer import MeZOTaskTrainer, TaskTrainer
 from zoft.perturb import perturbation
@@ -62,6 +63,30 @@ def finetune(config: RunConfig) -> Summary:
         _say_which_step(folder / "README.md", summary)
         print(closing_words(summary, trainer, materials, compare=compare))
     return summary
+
+
+def finetune_seeds(config: RunConfig) -> list[Summary]:
+    """One run for each of `seeds`, each in a folder of its own below one; the metrics' mean and spread at the end.
+
+    Raises:
+        UsageError: as `finetune`.
+    """
+    seeds = config.run.seeds or []
+    state = PartialState()  # starts the processes' group, so that all agree on the folder
+    parent = run_folder(config)
+    summaries = [finetune(with_seed(config, seed, str(parent / f"seed-{seed}"))) for seed in seeds]
+    metric = summaries[0].metric
+    columns = {
+        f"{metric} before": Spread(tuple(summary.before for summary in summaries)),
+        f"{metric} after": Spread(tuple(summary.after for summary in summaries)),
+    }
+    for name in summaries[0].official:
+        columns[f"{name} after"] = Spread(tuple(summary.official[name][1] for summary in summaries))
+    if state.is_main_process:
+        plain = {name: column.plain() for name, column in columns.items()}
+        (parent / "seeds.json").write_text(json.dumps({"seeds": seeds, **plain}, indent=1))
+        print(f"\n{table(seeds, columns)}\nkept in {parent}")
+    return summaries
 
 
 def _say_which_step(card: Path, summary: Summary) -> None:
