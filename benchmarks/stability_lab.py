@@ -1,6 +1,7 @@
 """The laboratory's bars: the edge of stability under momentum, and blow-ups that a cap prevents.
 
     python benchmarks/stability_lab.py edge --seeds 0 1 2
+    python benchmarks/stability_lab.py edge --seeds 0 1 2 --set guard=rewind
     python benchmarks/stability_lab.py blowup --lrs 0.02 --set stability=off guard=off
     python benchmarks/stability_lab.py blowup --lrs 0.02 10 1000 --seeds 0 1 2 3 4 5 6 7 8 9
 
@@ -46,6 +47,7 @@ def main() -> None:
                 record |= {"loss": last.loss, "lr_used": last.lr, "trace": last.trace, "s": outcome.mean_ratio()}
                 record["s_over_time"] = [round(row.ratio, 3) for row in outcome.rows[::6]]
                 record["losses"] = [float(f"{row.loss:.3g}") for row in outcome.rows[::6]]
+            record["rewinds"] = outcome.rewinds
             keep = ("stability/guarded", "stability/trace_held")
             record |= {name: outcome.metrics[name] for name in keep if name in outcome.metrics}
             print(json.dumps({**record, "seconds": round(time.perf_counter() - start, 1)}), flush=True)

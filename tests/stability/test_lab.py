@@ -9,7 +9,8 @@ import torch
 from zoft.config import load_config
 from zoft.directions import Distribution
 from zoft.optimizer import ZOOptimizer
-from zoft.stability import StabilitySettings, govern
+from zoft.stability import Guard, StabilitySettings, govern
+from zoft.stability.lab.anchors import Anchors
 from zoft.stability.lab.engine import Engine
 from zoft.stability.lab.problem import example_losses, network
 from zoft.stability.lab.run import Setup, experiment, run
@@ -73,6 +74,23 @@ def test_mini_batches_come_without_replacement() -> None:
     engine = Engine(network(0, SIZES, torch.float64), INPUTS, LABELS, lr=0.0, batch=10)
     seen = torch.cat([engine._next_rows() for _ in range(4)])
     assert sorted(seen.tolist()) == list(range(40))
+
+
+def test_a_rewind_restores_weights_and_momentum_and_keeps_the_learning_rate() -> None:
+    engine = Engine(network(0, SIZES, torch.float64), INPUTS, LABELS, lr=0.01, rule="momentum")
+    engine.governor = steering = Steering(None, Guard(may_rewind=True))
+    anchors, copies = Anchors(engine, steering), {}
+    for _ in range(450):
+        engine.step()
+        anchors.look()
+        copies[engine.steps] = engine.weights.clone(), engine._momentum.clone()
+    for target in (400, 200):  # the newest copy; and, because that did not help, the one before it
+        steering.rewind_wanted = True
+        anchors.look()
+        assert torch.equal(engine.weights, copies[target][0]) and torch.equal(engine._momentum, copies[target][1])
+        engine.step()
+    assert anchors.rewinds == [(450, 400), (451, 200)] and engine.steps == 452
+    assert engine.last_lr == 0.01 and not torch.equal(engine.weights, copies[201][0])  # other directions than then
 
 
 def test_a_cap_saves_the_run_that_is_lost_without_it() -> None:

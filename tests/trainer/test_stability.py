@@ -13,7 +13,8 @@ from zoft.objectives import LanguageModelling
 from zoft.trainer import StabilityCallback, ZOConfig, ZOTrainer
 
 METRICS = {
-    "trace", "trace_stderr", "noise_paid", "drift", "lr_requested", "lr_used", "bound",
+    "trace", "trace_stderr", "edge_low", "edge_high", "noise_paid", "drift", "lr_requested", "lr_used", "level", "bound",
+    "forwards",
 }  # fmt: skip
 
 
@@ -38,7 +39,7 @@ def test_metrics_reach_the_log_and_the_rate_used_is_the_rate_logged(tiny_model, 
     trainer, flags = trained(tiny_model(), arguments, rows, learning_rate=10.0, max_steps=12)
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert all({f"stability/{name}" for name in METRICS} <= entry.keys() for entry in entries)
-    assert "stability/signal_fraction" in entries[-1]  # from the examples of a batch, without accumulation
+    assert {"stability/signal_fraction", "stability/descent_edge"} <= entries[-1].keys()
     for entry in entries:
         assert entry["learning_rate"] == entry["stability/lr_used"] < entry["stability/lr_requested"] == 10.0
     assert set(flags) == {Flag.CAPPED}
@@ -177,3 +178,21 @@ def test_jumps_that_persist_are_rewound_through_the_trajectory(tiny_model, argum
     replay(model, log)
     for mine, theirs in zip(model.parameters(), trainer.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_a_slow_climb_is_rewound_to_a_good_place(tiny_model, arguments, rows) -> None:
+    """Losses that grow by 2 % a step never jump; the weights go back to the copy from before the climb."""
+
+    class Climbs(ZOTrainer):
+        def compute_loss(self, *args, **kwargs):
+            calm = any(type(c).__name__ == "Rewinding" and c.rewinds for c in self.callback_handler.callbacks)
+            climb = 1.0 if calm else 1.02 ** max(0, self.state.global_step - 210)
+            return super().compute_loss(*args, **kwargs) * climb
+
+    changes = {"guard": "rewind", "max_steps": 400, "stability": "off", "logging_steps": 1000}
+    trainer = Climbs(tiny_model(), ZOConfig(**{**arguments, **changes}), train_dataset=rows)
+    trainer.train()
+    rewinding = next(c for c in trainer.callback_handler.callbacks if type(c).__name__ == "Rewinding")
+    ((here, back),) = rewinding.rewinds
+    assert back == 200 and 265 < here < 400 and trainer.zo.steps == 400 - (here - 200)
+    assert trainer.zo.last.lr == 0.5 * arguments["learning_rate"]

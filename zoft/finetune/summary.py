@@ -75,6 +75,8 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
     """
     from zoft.report.figure import plot_run
     from zoft.report.table import aligned
+    from zoft.stability import Steering
+    from zoft.stability.words import rows as monitor_rows
 
     folder = Path(summary.folder)
     (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=1))
@@ -88,6 +90,9 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
         rows.append(("best step", f"{summary.best_step}, whose weights were loaded at the end and are kept"))
     if summary.skipped_steps:
         rows.append(("steps skipped", str(summary.skipped_steps)))
+    steering = None if trainer.zo is None else trainer.zo.governor
+    if isinstance(steering, Steering) and steering.monitor is not None and steering.monitor.steps:
+        rows += monitor_rows(steering.monitor)
     if compare:
         rows += _memory_rows(trainer, materials)
     rows.append(("model", str(folder)))

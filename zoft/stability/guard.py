@@ -1,7 +1,8 @@
 """Refuses steps whose losses jump. Plain arithmetic.
 
 Mean-square stability speaks of an average; a heavy tail can throw one run out all the same. What that looks like is a
-loss, or a difference of losses, far outside its own recent history.
+loss, or a difference of losses, far outside its own recent history; or, at the edge of stability, a loss that climbs so
+slowly that its recent history climbs with it (docs/experiments.md: threefold within a thousand steps, and lost).
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from zoft.governor import Evidence
 DECAY = 0.95  # of the history: about 20 steps
 FEWEST = 20  # steps of history before anything is refused
 SMALLEST_SPREAD = 0.01  # of the mean loss: a loss that hardly varies is not thrown out for a percent
+SLOW = 0.99  # of the average whose climb is watched: about 100 steps
+SETTLED = 100  # steps after which that average means something
+SMALLEST_LOSS = 0.05  # of the loss at the beginning: below it nothing counts as a climb
+GOOD = 1.25  # x the lowest slow average: up to here is a place to come back to
 
 Verdict = Literal["pass", "refuse", "rewind"]
 
@@ -25,13 +30,33 @@ class Guard:
     when |p| is more than `threshold` times its root mean square. After `patience` refusals in a row the verdict is
     `rewind` where that was allowed; otherwise a finite loss is taken for a new level, and the history begins again,
     since waiting any longer would stop the run for good.
+
+    Where rewinding is allowed a slow climb is watched as well: the average loss of about 100 steps against its lowest
+    value so far (or 5 % of what it was at first, if that is more). At `rise` times that, the verdict is `rewind` too.
     """
 
-    def __init__(self, threshold: float = 10.0, patience: int = 5, may_rewind: bool = False) -> None:
-        self.threshold, self.patience, self.may_rewind = threshold, patience, may_rewind
+    def __init__(
+        self, threshold: float = 10.0, patience: int = 5, may_rewind: bool = False, rise: float | None = 3.0
+    ) -> None:
+        self.threshold, self.patience, self.may_rewind, self.rise = threshold, patience, may_rewind, rise
         self.refused = 0  # in all
+        self.climbed = False  # was the last verdict for a slow climb
         self._row = 0  # refused in a row
+        self._slow, self._passed = 0.0, 0  # average of the loss, and how many steps are in it
+        self._first, self._lowest = 0.0, math.inf  # of that average, once it is 100 steps old
         self.restart()
+
+    @property
+    def good(self) -> bool:
+        """Is this a place to come back to: nothing refused just now, and the slow average near its lowest."""
+        if self._lowest == math.inf:  # the first 100 steps
+            return not self._row
+        return not self._row and self._passed >= SETTLED and self._slow <= GOOD * self._least()
+
+    def rewound(self) -> None:
+        """The weights are back at a good place: both averages begin again; what the lowest was is not forgotten."""
+        self.restart()
+        self._slow, self._passed = 0.0, 0
 
     def restart(self) -> None:
         """Forget the history: after a rewind, or when the loss has found a new level."""
@@ -41,9 +66,12 @@ class Guard:
         """What to do with this step; a step that passes enters the history."""
         square = math.fsum(p * p for p in evidence.slopes) / len(evidence.slopes)
         finite = math.isfinite(evidence.loss) and math.isfinite(square)
+        self.climbed = False
         if finite and not self._far(evidence.loss, square):
             self._remember(evidence.loss, square)
-            return "pass"
+            self.climbed = self.may_rewind and self.rise is not None and self._slow > self.rise * self._least()
+            self.refused += self.climbed
+            return "rewind" if self.climbed else "pass"
         self.refused += 1
         self._row += 1
         if self._row < self.patience:
@@ -68,13 +96,24 @@ class Guard:
         self._square += weight * (square - self._square)
         self._count += 1
         self._row = 0
+        self._passed += 1
+        self._slow += max(1.0 - SLOW, 1.0 / self._passed) * (loss - self._slow)
+        if self._passed >= SETTLED:
+            self._first = self._first or self._slow
+            self._lowest = min(self._lowest, self._slow)
+
+    def _least(self) -> float:
+        return max(self._lowest, SMALLEST_LOSS * self._first)
 
     def state(self) -> dict[str, Any]:
         return {
             "refused": self.refused, "row": self._row, "count": self._count, "loss": self._loss,
-            "spread": self._spread, "square": self._square,
+            "spread": self._spread, "square": self._square, "slow": self._slow, "passed": self._passed,
+            "first": self._first, "lowest": self._lowest if self._lowest < math.inf else None,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         self.refused, self._row, self._count = state["refused"], state["row"], state["count"]
         self._loss, self._spread, self._square = state["loss"], state["spread"], state["square"]
+        self._slow, self._passed, self._first = state["slow"], state["passed"], state["first"]
+        self._lowest = math.inf if state["lowest"] is None else state["lowest"]

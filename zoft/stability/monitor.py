@@ -59,10 +59,11 @@ class StabilityMonitor:
         self.curvature = CurvatureWatch(settings, around.eps, around.directions)
         self.signal = SignalFraction(around.batch_fraction)
         self.gain = Gain(around.rule)
-        self.lambda_max: float | None = None  # l_1, where somebody measured it
+        self.lambda_max = settings.stability_lambda_max  # l_1, where somebody measured it
         self.noise_paid = 0.0  # (10) [loss]
         self.drift = 0.0  # (17)
         self.bound = "none"  # which bound held the last step back
+        self.bounded: dict[str, int] = {}  # bound -> steps that it held back
         self.limits: dict[str, float] = {}  # of the last step, bound -> largest learning rate
         self.lr_requested = self.lr_used = math.nan
         self.steps = 0  # spent
@@ -100,6 +101,8 @@ class StabilityMonitor:
             for name, limit in self.limits.items():
                 if limit < lr:
                     lr, self.bound = limit, name
+        if self.bound != "none":
+            self.bounded[self.bound] = self.bounded.get(self.bound, 0) + 1
         self.lr_requested, self.lr_used = wanted, lr
         self._account(lr * self._gain, square)
         self.gain.spend(slopes)
@@ -168,6 +171,7 @@ class StabilityMonitor:
             "trace": seen.value,
             "trace_stderr": seen.error,
             "trace_held": float(self.curvature.held),
+            "forwards": float(self.curvature.forwards),
             "noise_paid": self.noise_paid,
             "drift": self.drift,
             "lr_requested": self.lr_requested,
@@ -199,6 +203,7 @@ class StabilityMonitor:
             "curvature": self.curvature.state(), "signal": self.signal.state(), "gain": self.gain.state(),
             "square": self._square.state(), "noise_paid": self.noise_paid, "drift": self.drift, "steps": self.steps,
             "chosen": self._chosen, "weights_norm": self.around.weights_norm, "lambda_max": self.lambda_max,
+            "bounded": dict(self.bounded),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -208,7 +213,7 @@ class StabilityMonitor:
         self.gain.load(state["gain"])
         self._square.load(state["square"])
         self.noise_paid, self.drift, self.steps = state["noise_paid"], state["drift"], state["steps"]
-        self._chosen, self.lambda_max = state["chosen"], state["lambda_max"]
+        self._chosen, self.lambda_max, self.bounded = state["chosen"], state["lambda_max"], dict(state["bounded"])
         around = self.around
         self.around = Surroundings(
             around.rule, around.directions, around.eps, around.elements, state["weights_norm"], around.batch_fraction

@@ -22,6 +22,7 @@ class StabilitySettings:
     stability_margin: float | None = 0.5  # x 2 q (1 - beta) / Tr, the edge of stability; None: does not bound
     stability_descent_margin: float | None = 0.1  # x 2 q sf / Tr, the mini-batch descent edge; None: does not bound
     stability_drift: float | None = 0.02  # most that noise may move the weights in one step, x ||w_0||; None: no bound
+    stability_lambda_max: float | None = None  # top eigenvalue of the Hessian, where it is known; None: not
     stability_noise: float | None = None  # most that one step's noise may cost, in units of the loss; None: no bound
     stability_auto: bool = False  # choose the learning rate; set by learning_rate=auto
     stability_auto_margin: float = 0.1  # x q sf / Tr, the best single step
@@ -29,10 +30,11 @@ class StabilitySettings:
     guard: Literal["off", "skip", "rewind"] = "skip"  # what happens to steps whose losses jump
     guard_threshold: float = 10.0  # in spreads of their own recent history
     guard_patience: int = 5  # refused steps in a row before the guard gives up waiting
+    guard_rise: float | None = 3.0  # x the lowest average loss: where guard=rewind goes back; None: only for jumps
 
     def __post_init__(self) -> None:
         positive = ("stability_radius", "stability_margin", "stability_descent_margin", "stability_drift",
-                    "stability_noise", "stability_auto_margin", "guard_threshold")  # fmt: skip
+                    "stability_lambda_max", "stability_noise", "stability_auto_margin", "guard_threshold")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -43,6 +45,8 @@ class StabilitySettings:
             raise UsageError(f"stability_ema must lie in [0, 1), but {self.stability_ema!r} was given")
         if not 0 <= self.stability_probes < 2048:
             raise UsageError(f"stability_probes must be between 0 and 2047, but {self.stability_probes} was given")
+        if self.guard_rise is not None and not 1.25 < self.guard_rise < math.inf:
+            raise UsageError(f"guard_rise must be a number above 1.25, but {self.guard_rise!r} was given")
         for name, least in (("stability_every", 1), ("stability_auto_steps", 4), ("guard_patience", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

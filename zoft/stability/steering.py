@@ -40,12 +40,12 @@ class Steering:
         decision = self.monitor.decide(evidence) if self.monitor is not None else Decision(evidence.lr)
         return replace(decision, capped=True) if decision.lr < asked and self.scale != 1.0 else decision
 
-    def rewound(self) -> None:
-        """The weights are back at an earlier step, and steps are to be shorter from now on."""
+    def rewound(self, shrink: float = 0.5) -> None:
+        """The weights are back at an earlier step, and steps are `shrink` times as long from now on."""
         self.rewind_wanted = False
-        self.scale *= 0.5
+        self.scale *= shrink
         if self.guard is not None:
-            self.guard.restart()
+            self.guard.rewound()
 
     def metrics(self) -> dict[str, float]:
         """For the log."""
@@ -92,6 +92,6 @@ def govern(
     guard = None
     if settings.guard != "off":
         rewinding = may_rewind and settings.guard == "rewind"
-        guard = Guard(settings.guard_threshold, settings.guard_patience, rewinding)
+        guard = Guard(settings.guard_threshold, settings.guard_patience, rewinding, settings.guard_rise)
     optimizer.governor = Steering(monitor, guard) if monitor is not None or guard is not None else None
     return optimizer.governor

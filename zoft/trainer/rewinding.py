@@ -23,7 +23,8 @@ BEFORE = 20  # steps before the first refusal: the guard's memory, by when troub
 class Rewinding(TrainerCallback):
     """Keeps one or two copies of the trained weights in CPU memory, and the steps since. `ZOMixin` adds it for guard=rewind.
 
-    A rewind puts a copy back and replays from it, bit for bit, up to 20 steps before the first refusal; the log is cut
+    A rewind puts a copy back and replays from it, bit for bit, up to 20 steps before the first refusal. Copies are made
+    where the guard calls the place good; after a slow climb of the loss the newest copy is the goal itself. The log is cut
     there, and the learning rate asked for is halved from then on, because the same steps would end in the same place.
     Trainer's own count of steps goes on: the steps undone are spent.
     """
@@ -50,16 +51,21 @@ class Rewinding(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.steering.rewind_wanted:
             self._rewind(args, state, control)
-        elif not self._row and self.optimizer.steps >= self._anchors[-1].step + ANCHOR_EVERY:
+        elif self._good and self.optimizer.steps >= self._anchors[-1].step + ANCHOR_EVERY:
             self._anchors.append(Snapshot.take(self.optimizer))
             if len(self._anchors) > 2:  # the older one is needed while the newer one is not 20 steps old
                 del self._anchors[0]
                 self._steps = self._steps[self._anchors[0].step - self._steps[0].index :]
 
+    @property
+    def _good(self) -> bool:
+        return self.steering.guard is not None and self.steering.guard.good
+
     def _rewind(self, args: Any, state: Any, control: Any) -> None:
         here = self.optimizer.steps
         start = self._anchors[0].step
-        target = max(start, here - self._row - BEFORE)
+        climbed = self.steering.guard is not None and self.steering.guard.climbed
+        target = self._anchors[-1].step if climbed else max(start, here - self._row - BEFORE)
         anchor = next(a for a in reversed(self._anchors) if a.step <= target)
         header = replace(
             describe(self.optimizer, hash_weights=False), first=start, rule_state=self._anchors[0].rule_state

@@ -11,8 +11,9 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from zoft.errors import UsageError
+from zoft.stability.monitor import LEVELS
 from zoft.stability.probes import Prober
-from zoft.stability.theory import first_order_critical_lr
+from zoft.stability.theory import first_order_critical_lr, level
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class StabilityCallback(TrainerCallback):
         found = {"trace": trace, "trace_stderr": error, "sharpness": sharpness, "lr_requested": lr, "lr_used": lr}
         if plain and sharpness > 0.0:
             edge = first_order_critical_lr(sharpness, float(group.get("momentum", 0.0)))
-            found |= {"edge_high": edge}
+            found |= {"edge_high": edge, "level": float(LEVELS.index(level(lr / edge)))}
             self._limit = self.margin * edge
             if lr > self._limit and not self.cap and not self._warned:
                 self._warned = True

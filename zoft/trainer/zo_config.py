@@ -83,6 +83,9 @@ class ZOConfig(TrainingArguments):
     stability_drift: float | None = field(
         default=ZOSettings.stability_drift, metadata={"help": "Relative distance that noise may walk in a step."}
     )
+    stability_lambda_max: float | None = field(
+        default=ZOSettings.stability_lambda_max, metadata={"help": "Top eigenvalue of the Hessian, where it is known."}
+    )
     stability_noise: float | None = field(
         default=ZOSettings.stability_noise, metadata={"help": "Loss that one step's noise may cost; default: any."}
     )
@@ -103,6 +106,9 @@ class ZOConfig(TrainingArguments):
     )
     guard_patience: int = field(
         default=ZOSettings.guard_patience, metadata={"help": "Refused steps in a row before giving up waiting."}
+    )
+    guard_rise: float | None = field(
+        default=ZOSettings.guard_rise, metadata={"help": "Climb of the average loss that guard=rewind goes back for."}
     )
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from zoft.directions import Direction, Distribution, Domain
 from zoft.errors import UsageError
 from zoft.stability.guard import Guard
 from zoft.stability.hessian import HessianProducts, hutchinson_trace, lambda_max
+from zoft.stability.lab.anchors import Anchors
 from zoft.stability.lab.engine import Engine
 from zoft.stability.lab.problem import digits, network
 from zoft.stability.lab.settings import LabSettings
@@ -70,6 +71,7 @@ class Outcome:
     rows: tuple[Row, ...]
     blown: int | None  # step at which the loss was lost
     metrics: dict[str, float]  # of the monitor at the end
+    rewinds: tuple[tuple[int, int], ...] = ()  # of guard=rewind: (from step, to the weights of step)
 
     def mean_ratio(self, share: float = 1.0 / 3.0) -> float:
         """s averaged over the last `share` of the measurements."""
@@ -92,6 +94,7 @@ def experiment(
     )  # fmt: skip
     rule = {"name": setup.rule, "beta": setup.beta if setup.rule != "sgd" else 0.0, "beta2": setup.beta2}
     steering = _steering(engine, rule, setup, stability, len(inputs))
+    anchors = Anchors(engine, steering) if steering is not None and steering.guard is not None else None
     gain, rows, blown = Gain(rule), [], None
     every = lab.eos_measure_every or max(1, setup.steps // 60)
     first = math.nan
@@ -100,6 +103,8 @@ def experiment(
         if step == lab.eos_raise_at:
             engine.lr *= lab.eos_raise_by
         engine.step()
+        if anchors is not None and stability is not None and stability.guard == "rewind":
+            anchors.look()
         first = engine.last_loss if step == 0 else first
         slopes_rms = math.sqrt(max(engine._v, 1e-300)) if setup.rule == "adam" else slopes_rms
         if not engine.last_loss < BLOWN * max(first, 1e-3):
@@ -109,20 +114,23 @@ def experiment(
             scale = 1.0 / slopes_rms if setup.rule == "adam" else gain.now((0.0,))
             rows.append(_measure(engine, lab, step + 1, scale, setup, top))
     metrics = {} if steering is None else steering.metrics()
-    return Outcome(setup, lab, tuple(rows), blown, metrics)
+    return Outcome(setup, lab, tuple(rows), blown, metrics, () if anchors is None else tuple(anchors.rewinds))
 
 
 def _steering(
     engine: Engine, rule: dict[str, Any], setup: Setup, stability: StabilitySettings | None, images: int
 ) -> Steering | None:
-    if stability is None or stability.stability == "off":
+    if stability is None or (stability.stability == "off" and stability.guard == "off"):
         return None
     around = Surroundings(
         rule, setup.directions, setup.eps, engine.elements, float(engine.weights.norm()),
         1.0 if setup.batch is None else setup.batch / images,
     )  # fmt: skip
-    guard = None if stability.guard == "off" else Guard(stability.guard_threshold, stability.guard_patience)
-    steering = Steering(StabilityMonitor(stability, around), guard)
+    guard = None
+    if stability.guard != "off":
+        rewinding = stability.guard == "rewind"
+        guard = Guard(stability.guard_threshold, stability.guard_patience, rewinding, stability.guard_rise)
+    steering = Steering(StabilityMonitor(stability, around) if stability.stability != "off" else None, guard)
     engine.governor = steering
     return steering
 
@@ -189,6 +197,7 @@ def run(config: Any) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     record = {
         "setup": asdict(setup), "lab": asdict(config.lab), "blown": outcome.blown, "monitor": outcome.metrics,
+        "rewinds": outcome.rewinds,
         "rows": [asdict(row) for row in outcome.rows],
     }  # fmt: skip
     (folder / "eos.json").write_text(json.dumps(record, indent=1))
@@ -204,10 +213,11 @@ def closing_words(outcome: Outcome) -> str:
     """How a run ended, in one or two lines."""
     if outcome.blown is not None:
         return f"the loss was lost at step {outcome.blown}"
+    back = f"\nrewound {len(outcome.rewinds)} times at the same learning rate" if outcome.rewinds else ""
     last = outcome.rows[-1]
     return (
         f"step {last.step}: loss {last.loss:.4g}, trace {last.trace:.4g} +- {last.trace_error:.2g}, lambda_max "
-        f"{last.lambda_max:.4g}\nlearning rate / right edge, mean of the last third: {outcome.mean_ratio():.3f}"
+        f"{last.lambda_max:.4g}\nlearning rate / right edge, mean of the last third: {outcome.mean_ratio():.3f}{back}"
     )
 
 

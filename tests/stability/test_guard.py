@@ -1,0 +1,56 @@
+"""The guard alone: which losses it lets pass, and a climb too slow for its short memory."""
+
+import json
+import random
+
+from zoft.governor import Evidence
+from zoft.stability import Guard
+
+
+def judged(guard: Guard, losses: list[float]) -> list[str]:
+    return [guard.judge(Evidence(step, 0.1, loss, (1.0,))) for step, loss in enumerate(losses)]
+
+
+FALL = [0.2 + 0.8 * 0.98**step for step in range(400)]
+CLIMB = [0.2 * 1.003**step for step in range(1000)]  # as at the edge of stability: threefold in 370 steps
+
+
+def test_a_slow_climb_is_no_jump_but_is_rewound() -> None:
+    short = Guard(may_rewind=True, rise=None)
+    assert set(judged(short, FALL + CLIMB)) == {"pass"} and not short.climbed
+    guard = Guard(may_rewind=True)
+    assert set(judged(guard, FALL)) == {"pass"} and guard.good
+    verdicts = judged(guard, CLIMB)
+    assert verdicts.index("rewind") in range(366, 566)  # the average of 100 steps lags behind the loss by about 100
+    assert guard.climbed and not guard.good and guard.refused == verdicts.count("rewind")
+    guard.rewound()
+    assert not guard.good  # not known yet
+    assert set(judged(guard, FALL[-100:])) == {"pass"} and guard.good
+
+
+def test_the_place_is_no_longer_good_long_before_it_is_bad() -> None:
+    guard = Guard(may_rewind=True)
+    judged(guard, FALL)
+    climb = iter(CLIMB)
+    while guard.good:
+        judged(guard, [next(climb)])
+    assert not guard.climbed and next(climb) < 2.0 * 0.2
+
+
+def test_without_rewinding_a_slow_climb_passes() -> None:
+    assert set(judged(Guard(), FALL + CLIMB)) == {"pass"}
+
+
+def test_noise_around_a_small_loss_is_no_climb() -> None:
+    rng = random.Random(0)
+    losses = [max(0.01, 0.99**step) * rng.expovariate(1.0) for step in range(3000)]
+    guard = Guard(threshold=100.0, may_rewind=True)
+    assert set(judged(guard, losses)) == {"pass"}
+
+
+def test_state_goes_into_a_checkpoint_and_back() -> None:
+    one, two = Guard(may_rewind=True), Guard(may_rewind=True)
+    judged(one, FALL[:30])
+    for losses in (FALL[30:], CLIMB):
+        two.load(json.loads(json.dumps(one.state())))
+        assert judged(one, losses) == judged(two, losses)
