@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def draw_figure(outcome: Outcome, path: Path) -> None:
-    """Three panels over steps: loss; trace and lambda_max; learning rate and the band around the edge of stability."""
+    """Three panels over steps: loss, with a grey line at each rewind; trace, lambda_max and where the edge would be for
+    them at this learning rate; learning rate and the band around the edge of stability."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -24,9 +25,16 @@ def draw_figure(outcome: Outcome, path: Path) -> None:
     traces = [row.trace for row in rows]
     curvature.errorbar(steps, traces, [row.trace_error for row in rows], label="Tr(H)", capsize=2, linewidth=1)
     curvature.plot(steps, [row.lambda_max for row in rows], label="largest eigenvalue")
+    first_order = outcome.lab.eos_first_order
+    watched = [row.lambda_max if first_order else row.trace for row in rows]
+    at_the_edge = [seen / row.ratio for seen, row in zip(watched, rows, strict=True)]  # s = 1
+    edge = "2 (1 + beta) / learning rate" if first_order else "trace at the edge, s = 1"
+    curvature.plot(steps, at_the_edge, "k--", linewidth=1, label=edge)
+    curvature.set_yscale("log" if min(traces) > 0.0 else "linear")
     curvature.set_ylabel("curvature")
     curvature.legend()
-    first_order = outcome.lab.eos_first_order
+    for step, _ in outcome.rewinds:
+        loss.axvline(step, color="0.8", linewidth=1, zorder=0)
     low, high = [row.edge_low for row in rows], [row.edge_high for row in rows]
     name = "2 (1 + beta) / lambda_max" if first_order else "band of the edge, (6)"
     if first_order:
