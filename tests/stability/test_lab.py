@@ -34,7 +34,7 @@ SIZES = (6, 5, 3)
     ],
 )
 def test_steps_equal_those_of_the_optimizer(rule: str, directions: int, loss: Any, capped: bool) -> None:
-    """In float64; the optimizer's momentum gets a window that forgets nothing."""
+    """In float64; the optimizer's momentum gets a window that forgets nothing and does not round to float32."""
     model = network(3, SIZES, torch.float64)
     steps, lr = 25, 0.5 if capped else 0.01
     settings = {"beta": 0.9, "window": 100} if rule != "sgd" else {}
@@ -48,6 +48,7 @@ def test_steps_equal_those_of_the_optimizer(rule: str, directions: int, loss: An
         rule=rule,
         rule_settings=settings,
     )
+    optimizer.rule.single = False
     engine = Engine(
         network(3, SIZES, torch.float64), INPUTS, LABELS, loss=loss, lr=lr, directions=directions, seed=7, rule=rule,
         distribution=Distribution.GAUSSIAN,
