@@ -90,7 +90,7 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
         rows.append(("best step", f"{summary.best_step}, whose weights were loaded at the end and are kept"))
     if summary.skipped_steps:
         rows.append(("steps skipped", str(summary.skipped_steps)))
-    steering = None if trainer.zo is None else trainer.zo.governor
+    steering = getattr(trainer.zo, "governor", None)  # MeZO has none
     if isinstance(steering, Steering) and steering.monitor is not None and steering.monitor.steps:
         rows += monitor_rows(steering.monitor)
     if compare:
