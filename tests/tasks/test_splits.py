@@ -165,7 +165,7 @@ def test_bad_data_is_refused_in_words(tmp_path, monkeypatch, case):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "sst-3"}, "did you mean sst2"),
+        ({"name": "stt-2"}, "did you mean sst2"),
         ({"name": "custom", "template": "{text} It was"}, "needs label_words"),
         ({"name": "sst2", "template": "no column"}, "must name columns"),
         ({"name": "sst2", "template": "{sentence"}, "is broken"),
@@ -217,10 +217,36 @@ def test_the_hub_serves_train_and_validation(monkeypatch):
         ("rte", "superglue/RTE/train.jsonl", "superglue/RTE/val.jsonl", (2490, 277), (146, 131)),
         ("rte", "fewglue32/RTE/train.jsonl", "fewglue32/RTE/dev32.jsonl", (32, 32), (21, 11)),
         ("rte", "lmbff_k16/RTE/16-13/train.tsv", "lmbff_k16/RTE/test.tsv", (32, 277), (146, 131)),
+        ("sst5", "sst5/train.txt", "sst5/test.txt", (8544, 2210), (279, 633, 389, 510, 399)),
+        ("sst5", "lmbff_k16/sst-5/16-13/train.csv", "lmbff_k16/sst-5/test.csv", (80, 2210), (279, 633, 389, 510, 399)),
+        ("agnews", "agnews/train10k.tsv", "agnews/test.csv", (10001, 7600), (1900, 1900, 1900, 1900)),
+        ("cb", "superglue/CB/train.jsonl", "superglue/CB/val.jsonl", (250, 56), (23, 28, 5)),
+        ("copa", "superglue/COPA/train.jsonl", "superglue/COPA/val.jsonl", (400, 100), (55, 45)),
+        ("wsc", "superglue/WSC/train.jsonl", "superglue/WSC/val.jsonl", (554, 104), (66, 38)),
+        ("wic", "superglue/WiC/train.jsonl", "superglue/WiC/val.jsonl", (5428, 638), (319, 319)),
+        ("multirc", "superglue/MultiRC/train.jsonl", "superglue/MultiRC/val.jsonl", (27243, 4848), (2773, 2075)),
+        ("boolq", "superglue/BoolQ/val.jsonl", "fewglue32/BoolQ/dev32.jsonl", (3270, 32), (13, 19)),
+        ("mnli", "lmbff_k16/MNLI/16-13/train.tsv", "lmbff_k16/MNLI/16-13/dev_matched.tsv", (48, 48), (16, 16, 16)),
+        ("snli", "lmbff_k16/SNLI/16-13/train.tsv", "lmbff_k16/SNLI/16-13/dev.tsv", (48, 48), (16, 16, 16)),
+        ("qnli", "nli_pair_samples/qnli/train.jsonl", "nli_pair_samples/qnli/dev.jsonl", (8999, 1000), (504, 496)),
+        ("qqp", "nli_pair_samples/qqp/train.jsonl", "nli_pair_samples/qqp/dev.jsonl", (8999, 1000), (623, 377)),
+        ("squad", "squad_xquad_en/xquad.en.json", "squad_xquad_en/xquad.en.json", (1190, 1190), (1190,)),
+        ("drop", "drop/drop_v0_dev.jsonl.gz", "drop/drop_v0_dev.jsonl.gz", (9536, 9536), (9536,)),
     ],
 )
 def test_released_files_load(shared, task, train, validation, rows, labels):
     data = shared / "data"
     splits = load_splits(resolve(task), data / train, data / validation, num_train=None, num_dev=0, num_test=None)
     assert (len(splits.train), len(splits.test)) == rows
-    assert tuple(sum(e.gold == label for e in splits.test) for label in (0, 1)) == labels
+    assert tuple(sum(e.gold == label for e in splits.test) for label in range(len(labels))) == labels
+
+
+@pytest.mark.parametrize(("name", "rows", "sizes"), [("cb", 250, (150, 100)), ("copa", 400, (300, 100))])
+def test_small_tasks_hold_out_a_hundred(tmp_path, name, rows, sizes):
+    """As MeZO does with CB and COPA; the other tasks' dev split has 500."""
+    row = {"premise": "a", "hypothesis": "b", "label": 0, "choice1": "c", "choice2": "d", "question": "cause"}
+    path = tmp_path / "train.jsonl"
+    path.write_text((json.dumps(row) + "\n") * rows)
+    task = resolve(name)
+    splits = load_splits(task, path, path, num_dev=task.num_dev)
+    assert (len(splits.train), len(splits.dev)) == sizes

@@ -84,6 +84,10 @@ def wordpiece():
     core.train_from_iterator(
         CORPUS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials, initial_alphabet=ALPHABET)
     )
+    pieces = core.get_vocab()  # as BERT's, which can spell any word: every character also goes on a word
+    for character in ALPHABET:
+        pieces.setdefault(f"##{character}", len(pieces))
+    core.model = models.WordPiece(pieces, unk_token="[UNK]")
     core.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )

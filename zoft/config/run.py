@@ -47,7 +47,7 @@ class RunSettings:
     target_column: str | None = None  # column with the answer in words, in place of label words
     max_new_tokens: int | None = None  # of a generated answer; None: the task's own
     num_train: int | None = 1000  # examples; none: all there are. MeZO's split is 1000 / 500 / 1000
-    num_dev: int | None = 500
+    num_dev: "int | Literal['auto'] | None" = "auto"  # auto: the task's own, 500, but 100 of CB and COPA
     num_test: int | None = 1000
     examples_per_label: int | None = None  # k-shot: this many of each label for training, and as many for dev
     split_seed: int = 0  # which examples; `seed` and `data_seed` are Transformers' own
@@ -85,7 +85,7 @@ class RunSettings:
             "lora_alpha": 1, "split_seed": 0, "max_new_tokens": 1,
         }.items():  # fmt: skip
             value = getattr(self, name)
-            if value is not None and value < least:
+            if isinstance(value, int) and value < least:
                 raise UsageError(f"{name} must be at least {least}, but {value} was given")
 
     @property

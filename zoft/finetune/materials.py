@@ -75,7 +75,7 @@ def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple
 
         train, dev, test = (
             tuple(examples(name))[:number]
-            for name, number in (("train", run.num_train), ("dev", run.num_dev), ("test", run.num_test))
+            for name, number in (("train", run.num_train), ("dev", _num_dev(run, task)), ("test", run.num_test))
         )
         return task, Splits(train, dev, test)
     task = resolve(run.task, run.template, run.label_words, run.label_column, run.target_column)
@@ -88,12 +88,16 @@ def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple
         run.validation_file,
         run.test_file,
         num_train=run.num_train,
-        num_dev=run.num_dev,
+        num_dev=_num_dev(run, task),
         num_test=run.num_test,
         examples_per_label=run.examples_per_label,
         split_seed=run.split_seed,
     )
     return task, splits
+
+
+def _num_dev(run: RunSettings, task: Task) -> int | None:
+    return task.num_dev if run.num_dev == "auto" else run.num_dev
 
 
 def _quickstart_model() -> str:

@@ -84,10 +84,14 @@ class Task(ABC):
     generates: bool = False  # whether the answer is free text, written token by token; `metric` then compares texts
     stop: str | None = "\n"  # where a generated answer ends; None: where the model ends it
     max_new_tokens: int = 50
+    num_dev: int = 500  # examples held out to select by, where a run does not say: MeZO's numbers
     architectures: tuple[Architecture, ...] = ("causal", "masked", "classifier")  # what can answer it
     ordered: bool = False  # parts of a file are taken in its order, not drawn: text that runs on
     hub: HubSource | None = None
     headerless: tuple[tuple[str, ...], ...] = ()  # columns of csv and tsv files without a header, by their number
+    # What becomes of a row with another number of fields than its file has columns, where a release is known to hold some:
+    # too few are left out (QQP); too many are further annotators' labels before the last column, the agreed one (SNLI).
+    ragged: Literal["refused", "short_left_out", "surplus_before_last"] = "refused"
     aliases: Mapping[str, str] = field(default_factory=dict)  # column as some files call it -> column as this task does
 
     @property

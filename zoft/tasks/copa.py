@@ -46,4 +46,4 @@ def _inside(sentence: str) -> str:
     return sentence if sentence.split(" ")[0].split("'")[0] == "I" else sentence[:1].lower() + sentence[1:]
 
 
-COPA = _Copa(name="copa", hub=HubSource("aps/super_glue", "copa"))
+COPA = _Copa(name="copa", num_dev=100, hub=HubSource("aps/super_glue", "copa"))

@@ -8,6 +8,8 @@ from typing import Any
 from zoft.tasks.base import Architecture, Example, Task
 from zoft.tasks.encode import encode
 from zoft.tasks.encoded import EncodedDataset
+from zoft.tasks.plain_text import PlainText
+from zoft.tasks.text import encode_texts
 
 TEACHING = "language_modelling"
 
@@ -29,6 +31,8 @@ def encode_task(
     Raises:
         UsageError: as `zoft.tasks.encode.encode`.
     """
+    if isinstance(task, PlainText):
+        return encode_texts([example.candidates[0] for example in examples], tokenizer, max_length)
     gold_alone = task.generates or (training and task.objective == TEACHING)
     return encode(
         examples,

@@ -135,6 +135,10 @@ def _delimited(path: Path, task: Task, **dialect: Any) -> Iterator[Row]:
         for number, record in enumerate(records, start=1 if names is first else 2):
             if not record:
                 continue
+            if len(record) < len(names) and task.ragged == "short_left_out":
+                continue
+            if len(record) > len(names) and task.ragged == "surplus_before_last":
+                record = [*record[: len(names) - 1], record[-1]]
             if len(record) != len(names):
                 raise UsageError(f"{path}, row {number}: {len(record)} fields, but there are {len(names)} columns")
             yield dict(zip(names, record, strict=True))

@@ -50,9 +50,9 @@ def load_splits(
     test_pool = _pool(task, held_out, "test") if held_out or train_file is None else None
 
     notes: list[str] = []
-    test = None if test_pool is None else _drawn(test_pool, num_test, split_seed)
-    dev = None if dev_pool is None else _drawn(dev_pool, num_dev, split_seed)
-    order = [train_pool[i] for i in permutation(len(train_pool), split_seed)]
+    test = None if test_pool is None else tuple(_ordered(task, test_pool, split_seed)[:num_test])
+    dev = None if dev_pool is None else tuple(_ordered(task, dev_pool, split_seed)[:num_dev])
+    order = _ordered(task, train_pool, split_seed)
     if examples_per_label is not None:
         train, shots = k_shot(order, task.labels, examples_per_label, with_dev=dev is None)
         if test is None:
@@ -82,13 +82,20 @@ def load_splits(
 
 
 def part_sizes(rows: int, train: int | None, dev: int, test: int) -> tuple[int, int, int]:
-    """How many of `rows` go where: as asked when there are enough, else in proportion. None: what the others leave.
+    """How many of `rows` go where. None: what the others leave.
 
-    >>> part_sizes(67349, 1000, 500, 0), part_sizes(300, 1000, 500, 0), part_sizes(2000, None, 500, 0)
-    ((1000, 500, 0), (200, 100, 0), (1500, 500, 0))
+    As asked when there are enough; else training takes what dev and test leave, where that is half or more (MeZO's CB
+    and COPA), and otherwise all three shrink in proportion.
+
+    >>> part_sizes(67349, 1000, 500, 0), part_sizes(250, 1000, 100, 0), part_sizes(2000, None, 500, 0)
+    ((1000, 500, 0), (150, 100, 0), (1500, 500, 0))
+    >>> part_sizes(300, 1000, 500, 0)
+    (200, 100, 0)
     """
     if train is None:
         train = max(rows - dev - test, dev + test)  # never fewer than are held out
+    if train + dev + test > rows and 2 * (dev + test) <= rows:
+        train = rows - dev - test
     total = train + dev + test
     if total > rows:
         dev, test = dev * rows // total, test * rows // total
@@ -128,8 +135,9 @@ def permutation(length: int, seed: int) -> list[int]:
     return numpy.random.RandomState(seed).permutation(length).tolist()
 
 
-def _drawn(pool: Sequence[Example], number: int | None, seed: int) -> tuple[Example, ...]:
-    return tuple(pool[i] for i in permutation(len(pool), seed)[:number])
+def _ordered(task: Task, pool: Sequence[Example], seed: int) -> list[Example]:
+    """The examples in the order in which parts are taken from them."""
+    return list(pool) if task.ordered else [pool[i] for i in permutation(len(pool), seed)]
 
 
 def _source(task: Task, file: str | Path | None) -> str:

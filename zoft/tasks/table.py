@@ -6,14 +6,44 @@ import difflib
 from collections.abc import Mapping
 
 from zoft.errors import UsageError
+from zoft.tasks.agnews import AGNEWS
 from zoft.tasks.base import Task
+from zoft.tasks.boolq import BOOLQ
+from zoft.tasks.cb import CB
+from zoft.tasks.chat import CHAT
+from zoft.tasks.cola import COLA
 from zoft.tasks.copa import COPA
+from zoft.tasks.cr import CR
 from zoft.tasks.custom import custom
+from zoft.tasks.drop import DROP
+from zoft.tasks.mnli import MNLI, MNLI_MISMATCHED
+from zoft.tasks.mpqa import MPQA
+from zoft.tasks.mr import MR
+from zoft.tasks.mrpc import MRPC
+from zoft.tasks.multirc import MULTIRC
+from zoft.tasks.plain_text import TEXT
+from zoft.tasks.qnli import QNLI
+from zoft.tasks.qqp import QQP
+from zoft.tasks.record import RECORD
 from zoft.tasks.rte import RTE
+from zoft.tasks.snli import SNLI
 from zoft.tasks.squad import SQUAD
 from zoft.tasks.sst2 import SST2
+from zoft.tasks.sst5 import SST5
+from zoft.tasks.subj import SUBJ
+from zoft.tasks.trec import TREC
+from zoft.tasks.wic import WIC
+from zoft.tasks.winogrande import WINOGRANDE
+from zoft.tasks.wsc import WSC
 
-TASKS: dict[str, Task] = {task.name: task for task in (SST2, RTE, COPA, SQUAD)}
+GENERATIVE = (SQUAD, DROP)
+CHOICES = (COPA, RECORD, WINOGRANDE)
+PASSAGES = (CB, BOOLQ, WSC, WIC, MULTIRC)  # with RTE, the classification tasks of SuperGLUE
+SENTENCES = (SST2, SST5, MR, CR, MPQA, SUBJ, TREC, COLA, AGNEWS)
+PAIRS = (RTE, SNLI, MNLI, MNLI_MISMATCHED, QNLI, MRPC, QQP)
+OWN_DATA = (TEXT, CHAT)  # beside `custom`: formats rather than data sets
+EVERY = (*SENTENCES, *PAIRS, *PASSAGES, *CHOICES, *GENERATIVE, *OWN_DATA)
+TASKS: dict[str, Task] = {task.name: task for task in EVERY}
 
 
 def resolve(
