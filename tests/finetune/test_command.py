@@ -84,7 +84,7 @@ def test_max_time_stops_the_run(arguments, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "sst3"}, "did you mean sst2"),
+        ({"task": "stt2"}, "did you mean sst2"),
         ({"fp16": "true"}, "fp16"),
         ({"deepspeed": "ds.json"}, "DeepSpeed"),
         ({"train_file": "/nowhere.jsonl"}, "does not exist"),
