@@ -3,7 +3,7 @@
 Around the forward pass of each module that holds a trainable parameter, the attribute is swapped for a scratch tensor that was
 just filled with w + s z; afterwards the parameter is put back. One scratch buffer serves all modules: it is a stack, as deep as
 modules with weights of their own nest, in most models the size of the largest one. Of an embedding, only the rows that are
-looked up are displaced.
+looked up are displaced; of a linear layer with a large weight and no bias (a language model's head), a panel of rows at a time.
 
 A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So
 passes 1, 2, 4, 8 … are audited: when an operation reads the memory of a trainable parameter, the pass is begun again with that
@@ -16,7 +16,6 @@ Norms of 16-bit models run in float32 meanwhile, at the centre too (`zoft.widene
 
 from __future__ import annotations
 
-import bisect
 import functools
 import logging
 from collections import defaultdict
@@ -26,9 +25,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoft.backends import Move, Point, Target
+from zoft.audit import Audit, ReadOutside, tensors
+from zoft.backends import PANEL_BYTES, Move, Point, Target
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.scratch import ScratchStack
@@ -53,6 +52,7 @@ class ReadOnlyView:
         self._wide = {module for module in held if can_widen(module, trained)}
         self._given: dict[nn.Module, torch.dtype | None] = {}  # what a widened module that runs now was given
         self._scratch = ScratchStack()
+        self._large_now: dict[nn.Module, Slot] = {}  # layers whose forward goes panel by panel in this pass
         self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
         self._passes = 0
@@ -77,7 +77,7 @@ class ReadOnlyView:
                 with self.at(point):
                     result = loss()
                 break
-            except _ReadOutside as error:
+            except ReadOutside as error:
                 if error.slot in self._whole_pass:
                     raise UnsupportedModuleError(
                         f"{error.slot.name!r} is read by {error.operation} through a reference kept outside its module, which "
@@ -101,9 +101,12 @@ class ReadOnlyView:
         wide = [m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])]
         handles = []
         audited = point and not (self._passes + 1) & self._passes  # passes 1, 2, 4, 8 …
+        self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._large())
         try:
             for slot in self._whole_pass if point else ():
                 self._displace(slot, slot.owners, moves)
+            for module, slot in self._large_now.items():
+                module.forward = functools.partial(self._in_panels, module, slot, point)
             for module in wide:
                 before = functools.partial(self._swap_wide, moves=moves)
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -112,13 +115,38 @@ class ReadOnlyView:
                 if module not in wide:
                     handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
                     handles.append(module.register_forward_hook(self._restore, always_call=True))
-            with _Audit(self) if audited else nullcontext():
+            with Audit(self._space, lambda: self._filling) if audited else nullcontext():
                 yield
         finally:
             for handle in handles:
                 handle.remove()
+            for module in self._large_now:
+                del module.forward
             while self._swapped:
                 self._pop()
+
+    def _large(self) -> Iterator[tuple[nn.Module, Slot]]:
+        """Linear layers whose displaced weight is never held whole."""
+        for module, shown in self._held.items():
+            if type(module).forward is not nn.Linear.forward or "forward" in vars(module) or module.bias is not None:
+                continue  # with a bias, the products would be rounded once more before it is added
+            slot = dict(shown).get("weight")
+            if slot is not None and slot not in self._whole_pass and slot.weight.nbytes > PANEL_BYTES:
+                yield module, slot
+
+    def _in_panels(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
+        """The forward of a linear layer, panel by panel of its weight."""
+        if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            self._displace(slot, ((module, "weight"),), (Move(point),))
+            y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
+            self._pop()
+            return y
+        self._filling = True
+        try:
+            target = Target(slot.weight, slot.window)
+            return self._space.backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
+        finally:
+            self._filling = False
 
     def _swap_wide(self, module: nn.Module, args: Any, kwargs: Any, moves: tuple[Move, ...]) -> tuple[Any, Any]:
         self._given[module] = narrow_dtype((args, kwargs))
@@ -134,7 +162,8 @@ class ReadOnlyView:
     ) -> tuple[Any, ...] | None:
         """Show displaced weights. Where they are a table of which a few rows are looked up: new arguments that find them."""
         self._ran.add(module)
-        shown = [(attribute, slot) for attribute, slot in self._held[module] if slot not in self._whole_pass]
+        hidden = self._large_now.get(module)
+        shown = [(a, slot) for a, slot in self._held[module] if slot not in self._whole_pass and slot is not hidden]
         if shown and _is_look_up(module, args):
             ((attribute, slot),) = shown
             self._displace_rows(module, attribute, slot, args[0], moves)
@@ -181,13 +210,13 @@ class ReadOnlyView:
             self._filling = False
 
     def _restore(self, module: nn.Module, _: Any, output: Any) -> None:
-        returned = [tensor.data_ptr() for tensor in _tensors(output) if tensor.numel()]
+        returned = [tensor.data_ptr() for tensor in tensors(output) if tensor.numel()]
         for _, slot in self._held[module]:
             if slot not in self._whole_pass and self._swapped and self._swapped[-1].held[0][0] is module:
                 displaced = self._pop()
                 first = displaced.scratch.data_ptr()
                 if any(first <= start < first + displaced.scratch.nbytes for start in returned):
-                    raise _ReadOutside(displaced.slot, f"whoever {type(module).__name__} returns it to")
+                    raise ReadOutside(displaced.slot, f"whoever {type(module).__name__} returns it to")
 
     def _pop(self) -> _Displaced:
         displaced = self._swapped.pop()
@@ -219,43 +248,6 @@ class _Displaced(NamedTuple):
     held: Sequence[tuple[nn.Module, str, torch.Tensor | None]]  # module, attribute, and what it showed before
 
 
-class _ReadOutside(Exception):
-    """A trainable parameter was read while its displaced copy was not shown."""
-
-    def __init__(self, slot: Slot, operation: str) -> None:
-        super().__init__(slot.name)
-        self.slot, self.operation = slot, operation
-
-
-class _Audit(TorchDispatchMode):
-    """Stops at any operation that reads the memory of a trainable parameter while its perturbed copy should be read."""
-
-    def __init__(self, view: ReadOnlyView) -> None:
-        super().__init__()
-        self._view = view
-        slots = [slot for slot in view._space.slots if slot.weight.numel()]
-        self._slots = sorted(slots, key=lambda slot: slot.weight.data_ptr())
-        self._starts = [slot.weight.data_ptr() for slot in self._slots]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self._view._filling:
-            for tensor in _tensors((args, kwargs or {})):
-                slot = self._owner(tensor)
-                if slot is not None:
-                    raise _ReadOutside(slot, str(func))
-        return func(*args, **(kwargs or {}))
-
-    def _owner(self, tensor: torch.Tensor) -> Slot | None:
-        """The trainable parameter in whose memory `tensor` begins."""
-        if tensor.device.type == "meta" or not tensor.numel():
-            return None
-        index = bisect.bisect_right(self._starts, tensor.data_ptr()) - 1
-        if index < 0:
-            return None
-        slot = self._slots[index]
-        return slot if tensor.data_ptr() < self._starts[index] + slot.weight.nbytes else None
-
-
 def _is_look_up(module: nn.Module, args: tuple[Any, ...]) -> bool:
     """Does this call only look up rows of a table, and fewer than it has? (A padding index must be a row of what is shown.)"""
     return (
@@ -265,13 +257,3 @@ def _is_look_up(module: nn.Module, args: tuple[Any, ...]) -> bool:
         and len(args) == 1
         and (module.padding_idx or 0) < args[0].numel() < module.weight.shape[0]
     )
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))

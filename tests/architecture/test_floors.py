@@ -20,6 +20,7 @@ SIDEWAYS = {
     ("trajectory", "optimizer"): "the log is written beside the optimizer and read back into one",
     ("trajectory", "estimators"): "replay repeats the points at which an in-place estimator took its losses",
     ("perturb", "read_only"): "the population's losses are taken through read-only views",
+    ("read_only", "audit"): "a view's passes are audited",
 }
 GROUND = {"errors"}  # below everything: imports nothing of zoft
 # Third-party packages that only their own rooms may import, and nobody while being imported.

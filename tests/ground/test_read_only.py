@@ -307,3 +307,53 @@ def test_an_embedding_displaces_the_rows_that_are_looked_up_only(dtype: torch.dt
     with torch.no_grad(), view.at(PLUS), pytest.raises(IndexError):
         model(torch.tensor([1, 2, 3, 1000]))
     assert model.weight is slot.weight
+
+
+class Head(nn.Module):
+    """A head whose weight fills two and a half panels."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.head = nn.Linear(24, 100, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_large_linear_layer_is_displaced_panel_by_panel(
+    dtype: torch.dtype, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    model, x = Head(bias).to(dtype), torch.randn(2, 3, 24).to(dtype)
+    whole, parts = ReadOnlyView(ParameterSpace(model)), ReadOnlyView(ParameterSpace(model))
+    with torch.no_grad(), whole.at(PLUS):
+        wanted = model(x)
+    monkeypatch.setattr("zoft.read_only.PANEL_BYTES", 40 * 24 * dtype.itemsize)
+    with torch.no_grad(), parts.at(PLUS):
+        seen = model(x)
+    torch.testing.assert_close(seen, wanted)
+    assert not torch.equal(seen, model(x))
+    assert whole.scratch_bytes >= 100 * 24 * dtype.itemsize
+    assert parts.scratch_bytes == (whole.scratch_bytes if bias else 0)  # a bias must not be added to rounded products
+    assert "forward" not in vars(model.head)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), parts.at(PLUS):
+        torch.testing.assert_close(model(x).float(), wanted.float(), atol=0.05, rtol=0.05)
+
+
+def test_a_large_layer_read_outside_its_module_is_displaced_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoft.read_only.PANEL_BYTES", 1)
+    torch.manual_seed(0)
+    model = TiedLM()
+    wanted = displaced(model, EPS)(IDS).square().mean()
+    view = ReadOnlyView(ParameterSpace(model))
+    with torch.no_grad():
+        seen = view.evaluate(
+            PLUS, lambda: nn.functional.linear(hidden_of(model, IDS), model.head.weight).square().mean()
+        )
+    torch.testing.assert_close(seen, wanted)
+
+
+def hidden_of(model: TiedLM, ids: torch.Tensor) -> torch.Tensor:
+    return model.norm(torch.tanh(model.hidden(model.embed(ids))) * model.scale)

@@ -194,5 +194,6 @@ class Backend(ABC):
             stop = min(start + step, target.window.rows)
             copies = scratch[: len(points) * (stop - start) * columns].view(len(points), stop - start, columns)
             self.panel_pair(Target(weight[start:stop], target.window.panel(start, stop)), points, copies)
-            y[:, :, start:stop] = torch.matmul(flat, copies.transpose(1, 2))
+            for rows, copy, out in zip(flat, copies, y, strict=True):
+                torch.mm(rows, copy.t(), out=out[:, start:stop])
         return y.reshape(*x.shape[:-1], target.window.rows)

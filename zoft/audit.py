@@ -1,0 +1,64 @@
+"""Finds reads of a trainable parameter's memory while its perturbed copy should be read."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoft.space import ParameterSpace, Slot
+
+
+class ReadOutside(Exception):
+    """A trainable parameter was read while its displaced copy was not shown."""
+
+    def __init__(self, slot: Slot, operation: str) -> None:
+        super().__init__(slot.name)
+        self.slot, self.operation = slot, operation
+
+
+class Audit(TorchDispatchMode):
+    """Stops at any operation that reads the memory of a trainable parameter while its perturbed copy should be read."""
+
+    def __init__(self, space: ParameterSpace, allowed: Callable[[], bool]) -> None:
+        """
+        Args:
+            allowed: is the present operation the one that makes the copies?
+        """
+        super().__init__()
+        self._allowed = allowed
+        slots = [slot for slot in space.slots if slot.weight.numel()]
+        self._slots = sorted(slots, key=lambda slot: slot.weight.data_ptr())
+        self._starts = [slot.weight.data_ptr() for slot in self._slots]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self._allowed():
+            for tensor in tensors((args, kwargs or {})):
+                slot = self._owner(tensor)
+                if slot is not None:
+                    raise ReadOutside(slot, str(func))
+        return func(*args, **(kwargs or {}))
+
+    def _owner(self, tensor: torch.Tensor) -> Slot | None:
+        """The trainable parameter in whose memory `tensor` begins."""
+        if tensor.device.type == "meta" or not tensor.numel():
+            return None
+        index = bisect.bisect_right(self._starts, tensor.data_ptr()) - 1
+        if index < 0:
+            return None
+        slot = self._slots[index]
+        return slot if tensor.data_ptr() < self._starts[index] + slot.weight.nbytes else None
+
+
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors among nested lists, tuples and dictionaries."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        yield from tensors(list(value.values()))
