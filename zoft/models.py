@@ -1,9 +1,8 @@
-"""Models and tokenizers through Transformers: loaded, checked, and given something to tune."""
+"""Models and tokenizers through Transformers: loaded and checked."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -50,6 +49,11 @@ def architecture_of(name: str) -> Architecture:
     raise UsageError(f"model {name}: {kinds or config.model_type} is no causal, masked or classifying language model")
 
 
+def has_head(name: str) -> bool:
+    """Whether the model in a folder or on the Hub comes with a classification head."""
+    return "ForSequenceClassification" in " ".join(_config(_base_of(name)).architectures or ())
+
+
 def load_tokenizer(name: str, architecture: Architecture = "causal") -> Any:
     """The tokenizer of a folder or a name on the Hub; it pads with the end of sequence where it has no padding token.
 
@@ -76,6 +80,8 @@ def load_model(
     architecture: Architecture | None = None,
     labels: int = 2,
     tokenizer: Any = None,
+    quantization: str = "none",
+    base: str | None = None,
 ) -> PreTrainedModel | Any:
     """The model of a folder (also one that holds a LoRA adapter) or a name on the Hub, on the CPU, in eval mode.
 
@@ -84,20 +90,24 @@ def load_model(
         architecture: None: by its configuration.
         labels: outputs of a classification head; the head is new where the folder holds none.
         tokenizer: to give the model its padding token, and to check that the two belong together.
+        quantization: nf4 or int8: the linear layers' weights are stored so by bitsandbytes; `dtype` holds for the others.
+        base: of an adapter in the folder `name`; None: the one that the adapter names.
 
     Raises:
-        UsageError: nothing to load; a head of another size; a tokenizer with more tokens than the model knows.
+        UsageError: nothing to load; a head of another size; a tokenizer with more tokens than the model knows; weights that
+            cannot be quantised here.
     """
     import torch
     import transformers
 
     architecture = architecture or architecture_of(name)
-    base = _base_of(name)
+    base = base or _base_of(name)
     arguments: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
+    if quantization != "none":
+        arguments["quantization_config"] = _quantized(quantization)
     if architecture == "classifier":
         config = _config(base)
-        has_head = "ForSequenceClassification" in " ".join(config.architectures or ())
-        if has_head and config.num_labels != labels:
+        if has_head(base) and config.num_labels != labels:
             raise UsageError(
                 f"model {name}: its head tells {config.num_labels} labels apart, but the task has {labels}"
             )
@@ -111,12 +121,30 @@ def load_model(
         model: Any = kind.from_pretrained(base, **arguments)
     except (OSError, KeyError) as error:
         raise UsageError(f"model: nothing could be loaded from {name}: {_first_line(error)}") from error
+    except (ImportError, ValueError) as error:
+        if quantization == "none":
+            raise
+        raise UsageError(f"quantization={quantization}: {_first_line(error)}; use quantization=none") from error
+    _keep_packing(model)
     _agree(model, tokenizer, name)
     if (Path(name).expanduser() / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, name, is_trainable=True)
+        model = _adapted(model, name)
     return model.eval()
+
+
+def _adapted(model: Any, folder: str) -> Any:
+    """The PEFT model with the adapter in `folder`, ready to be trained."""
+    from peft import PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(folder)
+    if not config.is_prompt_learning:
+        return PeftModel.from_pretrained(model, folder, is_trainable=True)
+    peft: Any = PeftModel.from_pretrained(model, folder)  # virtual tokens: PEFT refuses to load them for training
+    for adapter in peft.peft_config.values():
+        adapter.inference_mode = False
+    for name, weight in peft.named_parameters():
+        weight.requires_grad_(name.startswith("prompt_encoder."))
+    return peft
 
 
 def context_length(model: nn.Module, tokenizer: Any = None) -> int:
@@ -133,58 +161,32 @@ def context_length(model: nn.Module, tokenizer: Any = None) -> int:
     told = getattr(tokenizer, "model_max_length", None)
     if told is not None and told < 1_000_000:  # tokenizers without a limit say 10^30
         limits.append(int(told))
-    return min(limits, default=UNKNOWN_LENGTH)
+    return min(limits, default=UNKNOWN_LENGTH) - virtual_tokens(model)
 
 
-def apply_tuning(
-    model: Any,
-    tuning: Literal["full", "lora"] = "full",
-    *,
-    rank: int = 8,
-    alpha: int = 16,
-    targets: Sequence[str] | str | None = None,
-) -> Any:
-    """The model with what `tuning` trains set to be trained: everything, or LoRA adapters (through PEFT).
+def virtual_tokens(model: nn.Module) -> int:
+    """Positions that an adapter of virtual tokens (prefix, prompt) takes before the text."""
+    configs: Any = getattr(model, "peft_config", {})
+    return sum(getattr(config, "num_virtual_tokens", None) or 0 for config in configs.values())
 
-    A model that came with an adapter goes on training that one.
 
-    Raises:
-        UsageError: full-parameter training of integer weights; target modules that are not there or must be named.
+def _quantized(kind: str) -> Any:
+    """Transformers' words for a base that bitsandbytes stores in 4 bits (normal float) or 8 (LLM.int8)."""
+    from transformers import BitsAndBytesConfig
+
+    if kind == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    return BitsAndBytesConfig(load_in_8bit=True)
+
+
+def _keep_packing(model: nn.Module) -> None:
+    """4-bit weights stay as they were stored.
+
+    On CPUs with AVX512-BF16 bitsandbytes packs them anew, with other scales, when a layer first runs outside training.
     """
-    if tuning == "full":
-        if hasattr(model, "peft_config"):
-            raise UsageError("tuning=full: the model folder holds a LoRA adapter; use tuning=lora, or merge it first")
-        refuse_integer_weights(model)
-        return model
-    if hasattr(model, "peft_config"):
-        return model
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    kind = type(model).__name__
-    purpose = (
-        TaskType.SEQ_CLS if "SequenceClassification" in kind else TaskType.CAUSAL_LM if "CausalLM" in kind else None
-    )
-    chosen = targets if targets is None or isinstance(targets, str) else list(targets)
-    try:
-        return get_peft_model(
-            model, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=chosen, task_type=purpose)
-        )
-    except ValueError as error:
-        raise UsageError(
-            f"tuning=lora: {_first_line(error)}; set lora_target_modules (all-linear fits any model)"
-        ) from error
-
-
-def refuse_integer_weights(model: nn.Module) -> None:
-    """UsageError when some weights are stored as integers, as in an int8 or 4-bit base."""
-    whole = next((name for name, weight in model.named_parameters() if not weight.is_floating_point()), None)
-    if whole is None and not getattr(model, "is_quantized", False):
-        return
-    where = f"{whole!r} holds integers" if whole else "the model says that it is quantised"
-    raise UsageError(
-        f"tuning=full: {where}, and integers cannot take a small step; load the model in bfloat16 or "
-        "float32, or use tuning=lora"
-    )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
 
 
 def _agree(model: Any, tokenizer: Any, name: str) -> None:

@@ -7,16 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from torch import nn
 
 from zoft.errors import UsageError
 from zoft.models import (
-    apply_tuning,
     architecture_of,
     context_length,
     load_model,
     load_tokenizer,
-    refuse_integer_weights,
 )
 
 SIZES = {
@@ -93,45 +90,6 @@ def test_how_much_a_model_reads(folder, name, length):
             model(input_ids=longer, attention_mask=torch.ones_like(longer))
     tokenizer = type("Short", (), {"model_max_length": 20})()
     assert context_length(model, tokenizer) == 20
-
-
-def test_full_tuning_refuses_integers(folder):
-    model = load_model(folder("llama"))
-    assert apply_tuning(model, "full") is model
-    stored = model.model.layers[0].mlp.up_proj.weight.detach()
-    model.model.layers[0].mlp.up_proj.weight = nn.Parameter(stored.to(torch.int8), requires_grad=False)
-    with pytest.raises(UsageError, match=r"up_proj\.weight' holds integers.*tuning=lora"):
-        apply_tuning(model, "full")
-    model = load_model(folder("llama"))
-    model.is_quantized = True
-    with pytest.raises(UsageError, match="says that it is quantised"):
-        refuse_integer_weights(model)
-
-
-@pytest.mark.parametrize("name", ["llama", "roberta", "encoder"])
-def test_lora_trains_its_adapters_alone_and_comes_back(folder, tmp_path, name):
-    model = apply_tuning(load_model(folder(name)), "lora", rank=4, alpha=8)
-    moving = [n for n, weight in model.named_parameters() if weight.requires_grad]
-    assert moving and all("lora_" in n or "classifier" in n for n in moving)
-    with torch.no_grad():
-        for path, weight in model.named_parameters():
-            if "lora_B" in path:
-                weight.fill_(0.25)
-    model.save_pretrained(tmp_path)
-    again = load_model(str(tmp_path))
-    with pytest.raises(UsageError, match="holds a LoRA adapter"):
-        apply_tuning(again, "full")
-    assert apply_tuning(again, "lora") is again
-    same = dict(model.named_parameters())
-    trained = {n: weight for n, weight in again.named_parameters() if weight.requires_grad}
-    assert sorted(trained) == sorted(moving)
-    assert all(torch.equal(weight, same[n]) for n, weight in trained.items())
-    assert architecture_of(str(tmp_path)) == architecture_of(folder(name))
-
-
-def test_lora_names_what_is_not_there(folder):
-    with pytest.raises(UsageError, match=r"tuning=lora: .*lora_target_modules"):
-        apply_tuning(load_model(folder("llama")), "lora", targets=["no_such_module"])
 
 
 def test_missing_folders_are_named(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from zoft.errors import UsageError
+from zoft.tuning.settings import TuningSettings
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
 DATA_FORMATS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")  # and each of the first five with .gz
@@ -31,7 +32,7 @@ def seconds(duration: str | float) -> float:
 
 
 @dataclass(frozen=True)
-class RunSettings:
+class RunSettings(TuningSettings):
     """Every setting of a run that neither Transformers nor the zeroth-order step owns."""
 
     model: str | None = None  # folder, or name on the Hub
@@ -53,16 +54,13 @@ class RunSettings:
     split_seed: int = 0  # which examples; `seed` and `data_seed` are Transformers' own
     max_length: int | None = None  # tokens of prompt and answer; None: what the model can read
     method: Literal["zo", "mezo"] = "zo"  # mezo: MeZO's own procedure, for comparison (zoft.mezo)
-    tuning: Literal["full", "lora"] = "full"
-    lora_r: int = 8
-    lora_alpha: int = 16
-    lora_target_modules: list[str] | str | None = None  # None: PEFT's choice for the architecture
     seeds: list[int] | None = None  # one run for each, one after another; None: one run, by `seed`
     max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
     runs_dir: str = "runs"  # each run makes a new folder in here, unless output_dir names one
     overwrite: bool = False  # whether output_dir may hold an earlier run
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._check_counts()
         if self.max_time is not None:
             seconds(self.max_time)
@@ -81,8 +79,8 @@ class RunSettings:
 
     def _check_counts(self) -> None:
         for name, least in {
-            "num_train": 1, "num_dev": 0, "num_test": 0, "examples_per_label": 1, "max_length": 1, "lora_r": 1,
-            "lora_alpha": 1, "split_seed": 0, "max_new_tokens": 1,
+            "num_train": 1, "num_dev": 0, "num_test": 0, "examples_per_label": 1, "max_length": 1, "split_seed": 0,
+            "max_new_tokens": 1,
         }.items():  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, int) and value < least:

@@ -9,12 +9,13 @@ from torch import nn
 
 from zoft.config.run import RunSettings
 from zoft.generation import Greedy
-from zoft.models import apply_tuning, architecture_of, context_length, load_model, load_tokenizer
+from zoft.models import architecture_of, context_length, has_head, load_model, load_tokenizer
 from zoft.objectives import Objective, objective
 from zoft.tasks import Architecture, Example, Splits, Task, load_splits, resolve
 from zoft.tasks.collate import Collator
 from zoft.tasks.encoded import EncodedDataset
 from zoft.tasks.prepare import encode_task
+from zoft.tuning.table import apply_tuning
 
 QUICKSTART = "quickstart"
 
@@ -33,6 +34,7 @@ class Materials:
     objective: Objective
     greedy: Greedy | None  # how answers are written, where they are free text
     notes: tuple[str, ...]  # what a user should know about the data, in words
+    own_start: bool = False  # training starts from more than the base model: an adapter, a new head, one of its own
 
 
 def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
@@ -49,9 +51,18 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
     architecture = architecture_of(folder)
     tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
     task, splits = _data(run, architecture, tokenizer)
-    model = load_model(folder, dtype=run.dtype, architecture=architecture, labels=len(task.labels), tokenizer=tokenizer)
-    if tuned:
-        model = apply_tuning(model, run.tuning, rank=run.lora_r, alpha=run.lora_alpha, targets=run.lora_target_modules)
+    model = load_model(
+        folder,
+        dtype=run.dtype,
+        architecture=architecture,
+        labels=len(task.labels),
+        tokenizer=tokenizer,
+        quantization=run.quantization,
+    )
+    tied = model.config.tie_word_embeddings
+    model = apply_tuning(model, run, tokenizer) if tuned else model
+    new_head = architecture == "classifier" and not has_head(folder)
+    own_start = tuned and (hasattr(model, "peft_config") or new_head or model.config.tie_word_embeddings != tied)
     length = min(run.max_length or 1 << 30, context_length(model, tokenizer))
 
     def encoded(examples: tuple[Example, ...], training: bool = False) -> EncodedDataset:
@@ -65,7 +76,8 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
             notes.append(f"{share} were shortened, from the left of their passage, to {length} tokens")
     widest = Collator.of(max((train, dev, test), key=lambda part: part.max_candidates), tokenizer, length)
     greedy = Greedy(tokenizer, task.max_new_tokens, task.stop) if task.generates else None
-    return Materials(model, tokenizer, task, train, dev, test, widest, objective(task.objective), greedy, tuple(notes))
+    aim = objective(task.objective)
+    return Materials(model, tokenizer, task, train, dev, test, widest, aim, greedy, tuple(notes), own_start)
 
 
 def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:

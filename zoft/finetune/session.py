@@ -23,6 +23,7 @@ from zoft.finetune.task_trainer import MeZOTaskTrainer, TaskTrainer
 from zoft.perturb import perturbation
 from zoft.space import ParameterSpace
 from zoft.trainer import ZOConfig, ZOTrainer
+from zoft.trajectory.publish import START
 
 TRAINERS: dict[str, type[TaskTrainer]] = {"zo": TaskTrainer, "mezo": MeZOTaskTrainer}  # by `method`
 
@@ -46,6 +47,8 @@ def finetune(config: RunConfig) -> Summary:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "settings.json").write_text(json.dumps(config.settings(), indent=1))
         print(opening_words(config, trainer, materials))
+        if materials.own_start and not (folder / START).is_dir():  # a resumed run began where it began
+            materials.model.save_pretrained(folder / START)  # type: ignore[operator]
 
     before = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
     result = trainer.train(resume_from_checkpoint=_checkpoint(config))

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -23,39 +23,86 @@ def logits_at(model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: torc
 
     Positions are counted from each row's first real token, so padding on the left changes nothing.
     """
-    accepted = accepted_arguments(model)
-    inputs = _inputs(batch, accepted)
-    if "position_ids" in accepted:
-        inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    if "logits_to_keep" in accepted:
-        return model(**inputs, logits_to_keep=outputs).logits
-    return _selected(model, inputs, lambda x: x[:, outputs], len(outputs))
+    call = _call(model, batch, positions=True)
+    outputs = outputs + call.before
+    if "logits_to_keep" in accepted_arguments(model):
+        return call.model(**call.inputs, logits_to_keep=outputs).logits
+    return _selected(call, lambda x: x[:, outputs], len(outputs))
 
 
 def last_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Logits [R, V] of a causal LM at the last position of every row."""
-    accepted = accepted_arguments(model)
-    inputs = _inputs(batch, accepted)
-    if "position_ids" in accepted:
-        inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    if "logits_to_keep" in accepted:
-        return model(**inputs, logits_to_keep=1).logits[:, -1]
-    return _selected(model, inputs, lambda x: x[:, -1:], 1)[:, -1]
+    call = _call(model, batch, positions=True)
+    if "logits_to_keep" in accepted_arguments(model):
+        return call.model(**call.inputs, logits_to_keep=1).logits[:, -1]
+    return _selected(call, lambda x: x[:, -1:], 1)[:, -1]
 
 
 def mask_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Logits [R, V] of a masked LM at position `read_at` of each row."""
     rows = torch.arange(batch["input_ids"].shape[0], device=batch["input_ids"].device)
+    call = _call(model, batch)
 
     def at_mask(states: torch.Tensor) -> torch.Tensor:
-        return states[rows, batch["read_at"]].unsqueeze(1)
+        return states[rows, batch["read_at"] + call.before].unsqueeze(1)
 
-    return _selected(model, _inputs(batch, accepted_arguments(model)), at_mask, 1)[:, 0]
+    return _selected(call, at_mask, 1)[:, 0]
 
 
 def head_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Logits [R, L] of a classification head."""
-    return model(**_inputs(batch, accepted_arguments(model))).logits
+    call = _call(model, batch, classifier=True)
+    return call.model(**call.inputs).logits
+
+
+class _Call(NamedTuple):
+    """A model and what to call it with."""
+
+    model: nn.Module
+    inputs: dict[str, Any]
+    before: int = 0  # positions of the output that stand before those of the batch
+
+    @property
+    def length(self) -> int:
+        """Positions of the output."""
+        return self.inputs.get("inputs_embeds", self.inputs.get("input_ids")).shape[1]  # type: ignore[union-attr]
+
+
+def _call(
+    model: nn.Module, batch: Mapping[str, torch.Tensor], positions: bool = False, classifier: bool = False
+) -> _Call:
+    """The call that reads `batch`; `positions` are told to models that take them.
+
+    Prompt tuning is put together here: PEFT would drop the positions and, with padding on the left, let the distance
+    between virtual and real tokens depend on the batch. A classifier's head looks for the last token by its id, so there
+    PEFT's own way is taken.
+    """
+    accepted = accepted_arguments(model)
+    inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    if "use_cache" in accepted:
+        inputs["use_cache"] = False  # keys and values of the prompt are never used again
+    before, peft = 0, _prompt_tuned(model)
+    if peft is not None and not classifier:
+        prompt = peft.get_prompt(batch_size=len(batch["input_ids"]))  # [R, n, D]
+        embedded = peft.word_embeddings(inputs.pop("input_ids"))
+        inputs["inputs_embeds"] = torch.cat((prompt.to(embedded.dtype), embedded), dim=1)
+        mask, before = batch["attention_mask"], prompt.shape[1]
+        inputs["attention_mask"] = torch.cat((mask.new_ones(len(mask), before), mask), dim=1)
+        model = peft.get_base_model()
+    if positions and "position_ids" in accepted:
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    return _Call(model, inputs, before)
+
+
+def _prompt_tuned(model: nn.Module) -> Any:
+    """The PEFT model that puts a prompt of virtual tokens before the embedded text, if `model` is one."""
+    while not hasattr(model, "peft_config"):
+        inner: Any = getattr(model, "module", None) or getattr(model, "_orig_mod", None)  # DDP, torch.compile
+        if not isinstance(inner, nn.Module):
+            return None
+        model = inner
+    config: Any = getattr(model, "active_peft_config", None)
+    return model if getattr(config, "peft_type", None) == "PROMPT_TUNING" else None
 
 
 def accepted_arguments(model: nn.Module) -> frozenset[str]:
@@ -80,23 +127,15 @@ def _inner(model: nn.Module) -> nn.Module:
             return model
 
 
-def _inputs(batch: Mapping[str, torch.Tensor], accepted: frozenset[str]) -> dict[str, Any]:
-    inputs: dict[str, Any] = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    if "use_cache" in accepted:
-        inputs["use_cache"] = False  # keys and values of the prompt are never used again
-    return inputs
-
-
-def _selected(model: nn.Module, inputs: dict[str, Any], select: Select, kept: int) -> torch.Tensor:
+def _selected(call: _Call, select: Select, kept: int) -> torch.Tensor:
     """Run the model whole, but let its head see selected hidden states only.
 
     The head is what a language model holds beside its base model (`lm_head`, `cls`, …): the first of these modules to
     be called gets the selection. Where nothing of the kind is found, all logits are made and then selected.
     """
-    length = inputs["input_ids"].shape[1]
-    with _head_sees(model, select, length):
-        logits = model(**inputs).logits
-    return logits if logits.shape[1] == kept and kept != length else select(logits)
+    with _head_sees(call.model, select, call.length):
+        logits = call.model(**call.inputs).logits
+    return logits if logits.shape[1] == kept and kept != call.length else select(logits)
 
 
 @contextmanager

@@ -31,12 +31,13 @@ def trained_fingerprint(space: ParameterSpace) -> str:
 def frozen_fingerprint(model: nn.Module, space: ParameterSpace) -> str:
     """The same over every parameter of `model` outside `space`: with an adapter, over the base model.
 
-    Buffers are left out: they are constants of the architecture, or (running statistics) not part of the trajectory.
+    Buffers are left out: they are constants of the architecture, or (running statistics) not part of the trajectory. So
+    is the original of a module that PEFT trains whole: it is never read, and a new head's is random in every load.
     """
     trained = {id(module._parameters[attribute]) for slot in space.slots for module, attribute in slot.owners}
     digest = hashlib.blake2b(digest_size=8)
     for name, weight in model.named_parameters():
-        if id(weight) not in trained:
+        if id(weight) not in trained and "original_module" not in name.split("."):
             _add(digest, canonical_name(name), weight)
     return digest.hexdigest()
 

@@ -52,7 +52,8 @@ def load_base(log: TrajectoryLog, path: Path, base: str | None = None) -> Any:
     """The model that a log starts from, in its dtype.
 
     Args:
-        base: folder or name on the Hub; None: the start beside the log, or the base that the log names.
+        base: folder or name on the Hub; None: the one that the log, or the adapter beside it, names. Where a start lies
+            beside the log, training began there, and `base` is what its adapter belongs to.
 
     Raises:
         UsageError: unknown, or it cannot be loaded.
@@ -60,18 +61,31 @@ def load_base(log: TrajectoryLog, path: Path, base: str | None = None) -> Any:
     from zoft.models import architecture_of, load_model
 
     start = path.parent / START
-    name = base or (str(start) if start.is_dir() else log.header.base)
+    name = str(start) if start.is_dir() else base or log.header.base
     if not name:
         raise TrajectoryError("the log does not name its base model; give base=…")
     if log.header.dtype not in DTYPES:
         raise TrajectoryError(f"the log was trained on a {log.header.dtype} base, which cannot be loaded by name")
+    adapted = (start / "adapter_config.json").is_file()
     try:
-        architecture = architecture_of(name)
+        architecture = architecture_of(base if base and adapted else name)
     except UsageError as error:
         started = log.header.base or "a model that it does not name"
         raise TrajectoryError(f"{str(error).rstrip('.')}; the log says that training started from {started}") from error
-    options: dict[str, Any] = {"labels": _labels(name)} if architecture == "classifier" else {}
+    options: dict[str, Any] = {"base": base} if adapted else {}
+    if architecture == "classifier":
+        options["labels"] = _labels(name) if not adapted else _adapted_labels(start)
     return load_model(name, dtype=log.header.dtype, architecture=architecture, **options)
+
+
+def _adapted_labels(start: Path) -> int:
+    """Outputs of the head that was saved with an adapter."""
+    from safetensors import safe_open
+
+    with safe_open(str(start / "adapter_model.safetensors"), "pt") as saved:
+        names: list[str] = saved.keys()
+        heads = [name for name in names if name.endswith(("classifier.weight", "score.weight", "out_proj.weight"))]
+        return saved.get_slice(heads[-1]).get_shape()[0] if heads else 2
 
 
 def _labels(name: str) -> int:

@@ -1,0 +1,35 @@
+"""The settings of the tuning schemes. Imports neither torch nor PEFT, so that they are checked first."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from zoft.errors import UsageError
+
+ADAPTERS = ("lora", "prefix", "prompt")  # beside a base that is only read, so the base may be quantised
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """What is trained, and the shape of what is added."""
+
+    tuning: Literal["full", "lora", "prefix", "prompt", "head", "last_k", "bias"] = "full"
+    quantization: Literal["none", "nf4", "int8"] = "none"  # of the base under an adapter (bitsandbytes)
+    lora_r: int = 8
+    lora_alpha: int = 16
+    lora_target_modules: list[str] | str | None = None  # names, a regular expression or all-linear; None: PEFT's choice
+    virtual_tokens: int | None = None  # of prefix and prompt; None: 5 for a prefix (MeZO), 10 for a prompt (ZO-Bench)
+    virtual_init: Literal["tokens", "random"] = (
+        "tokens"  # from activations (prefix) or embeddings (prompt) of real tokens
+    )
+    last_k: int = 1  # blocks that tuning=last_k trains, counted from the output
+
+    def __post_init__(self) -> None:
+        for name in ("lora_r", "lora_alpha", "virtual_tokens", "last_k"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} must be at least 1, but {value} was given")
+        if self.quantization != "none" and self.tuning not in ADAPTERS:
+            raise UsageError(
+                f"quantization={self.quantization}: the weights of a quantised base cannot take a small step, so "
+                f"tuning={self.tuning} cannot train them; use tuning={', '.join(ADAPTERS)}, or quantization=none"
+            )
