@@ -60,7 +60,7 @@ def test_configs_prints_the_path_of_a_launch_file(capsys):
         (["dance"], "unknown command 'dance'; there are finetune, "),
         (["configs", "fsdp"], "unknown launch file 'fsdp'; did you mean fsdp2?"),
         (["configs", "a", "b"], "takes one name"),
-        (["recipes", "all"], "takes no arguments"),
+        (["recipes", "all"], "unknown recipe 'all'"),
     ],
 )
 def test_wrong_input_is_one_message_and_code_2(argv, part, capsys):

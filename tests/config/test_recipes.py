@@ -1,5 +1,6 @@
 """Every YAML that comes with zoft loads, opens with its command, and says what it needs and should reach."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,10 @@ def test_roberta_settings_stay_as_published():
     assert config.run.examples_per_label == 16 and config.run.num_train is None
 
 
-def test_zofts_own_run_differs_from_the_published_one_in_the_step_alone():
+def test_zofts_own_run_differs_from_the_published_one_in_the_step_and_the_dtype():
     published, own = (load_config([f"recipe={name}"], {}) for name in ("opt-13b-sst2", "opt-13b-sst2-zoft"))
-    assert own.run == published.run and own.training == published.training
+    assert (published.run.dtype, own.run.dtype) == ("float32", "bfloat16"), "zoft keeps what 16 bits would lose"
+    assert replace(own.run, dtype="float32") == published.run and own.training == published.training
     changed = {key for key, value in vars(own.zo).items() if value != getattr(published.zo, key)}
     assert changed == {"zo_distribution", "zo_eps", "perturbation", "weight_rounding", "stability", "guard"}
     assert own.zo == type(own.zo)(), "zoft's defaults"

@@ -1,22 +1,108 @@
-"""`zoft recipes` and `zoft configs`: what comes with zoft, read from YAML alone."""
+"""`zoft recipes` and `zoft configs`: what comes with zoft, read from YAML and the recipe book alone."""
 
+import re
 import shutil
 import textwrap
 from collections.abc import Sequence
 
-from zoft.config.recipes import Recipe, all_recipes, names_in, packaged_folder
+from zoft.config.book.models import MODELS, BookModel
+from zoft.config.book.published import LONG
+from zoft.config.recipes import Recipe, all_recipes, names_in, packaged_folder, read_recipe
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 
+FILTERS = ("model", "task", "fits")
+SMALL = 1e9  # bytes that the offline worlds (quickstart, eos) stay under
+UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
+
 
 def recipes(argv: Sequence[str]) -> int:
-    """Prints every recipe that a bare name reaches: model and task, what it needs, what it should reach."""
-    if argv:
-        raise UsageError(f"zoft recipes takes no arguments, but {' '.join(argv)} was given")
+    """Prints recipes: model and task, what each needs, what it should reach.
+
+    Without arguments those that have a file of their own. With a name, that one and its settings. `--model`, `--task` (a
+    part of the name each) and `--fits 24GB` choose among these and the recipe book.
+    """
     columns = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    print("\n\n".join(described(recipe, columns) for recipe in all_recipes()))
+    if len(argv) == 1 and not argv[0].startswith("-"):
+        recipe = read_recipe(argv[0])
+        lines = [f"  {key}: {value}" for key, value in sorted(recipe.settings().items())]
+        print("\n".join([described(recipe, columns), *lines]))
+        return 0
+    wanted = _filters(argv)
+    chosen = [recipe for recipe in all_recipes(book=bool(wanted)) if _matches(recipe, wanted)]
+    if not chosen:
+        raise UsageError(f"no recipe matches {' '.join(argv)}; models of the book: {', '.join(MODELS)}")
+    print("\n\n".join(described(recipe, columns) for recipe in chosen))
+    if not wanted:
+        print("\nmore, from the recipe book: zoft recipes --model NAME, --task NAME, --fits 24GB")
     print("\nrun one with: accelerate launch -m zoft.finetune recipe=NAME")
     return 0
+
+
+def _filters(argv: Sequence[str]) -> dict[str, str]:
+    """`--model X`, `--model=X` or `model=X`, each at most once."""
+    words = [part for word in argv for part in (word.split("=", 1) if "=" in word else [word])]
+    found: dict[str, str] = {}
+    for name, value in zip(words[::2], [*words[1::2], ""], strict=False):
+        key = name.lstrip("-")
+        if key not in FILTERS or not value:
+            raise UsageError(
+                f"zoft recipes cannot read {' '.join(argv)!r}: give a recipe's name, or --model NAME, --task NAME, --fits 24GB"
+            )
+        found[key] = value.lower()
+    if "fits" in found:
+        memory(found["fits"])
+    return found
+
+
+def memory(text: str) -> float:
+    """Bytes of such as 24GB; decimal units, as memory is sold.
+
+    >>> memory("24GB"), memory("512 mb")
+    (24000000000.0, 512000000.0)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]B)", text.strip().upper())
+    if match is None:
+        raise UsageError(f"--fits {text}: expected a number and MB, GB or TB, such as 24GB")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _matches(recipe: Recipe, wanted: dict[str, str]) -> bool:
+    settings = recipe.settings()
+    model = str(settings.get("model", "")).lower()
+    if wanted.get("model", "") not in model and not recipe.name.startswith(wanted.get("model", "")):
+        return False
+    if wanted.get("task", "") not in str(settings.get("task", "")).lower():
+        return False
+    needed = step_bytes(recipe)
+    return "fits" not in wanted or (needed is not None and needed <= memory(wanted["fits"]))
+
+
+def _model_of(recipe: Recipe) -> BookModel | None:
+    hub = recipe.settings().get("model")
+    return next((model for model in MODELS.values() if model.hub == hub), None)
+
+
+def step_bytes(recipe: Recipe) -> float | None:
+    """Peak bytes of a step as the book computes them; None: not known."""
+    settings, model = recipe.settings(), _model_of(recipe)
+    if model is None:
+        return SMALL if settings.get("task") == "eos" or settings.get("model") == "quickstart" else None
+    tokens = 512 if settings.get("task") in LONG else 128
+    return model.step_bytes(str(settings.get("dtype", "float32")), int(settings["per_device_train_batch_size"]), tokens)
+
+
+def download_of(recipe: Recipe) -> str:
+    """What a run of this recipe fetches from the Hub; empty: nothing."""
+    model = _model_of(recipe)
+    if model is None:
+        return ""
+    from huggingface_hub import try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(model.hub, "config.json"), str):
+        return ""
+    stored = 4 if model.parameters < 1e9 else 2  # bytes a weight, as the files on the Hub hold it
+    return f"{model.hub}, about {model.parameters * stored / 1e9:.1f} GB of weights, once"
 
 
 def described(recipe: Recipe, columns: int = 100) -> str:
@@ -25,12 +111,17 @@ def described(recipe: Recipe, columns: int = 100) -> str:
     task = settings.get("task") or "your own data"
     rows = [(recipe.name, f"{settings.get('model') or 'model=… to be named'} on {task}")]
     notes = recipe.notes
-    rows += [("  needs", notes.needs), ("  reaches", notes.expect), ("  source", notes.source)]
+    rows += [
+        ("  needs", notes.needs),
+        ("  reaches", notes.expect),
+        ("  source", notes.source),
+        ("  downloads", download_of(recipe)),
+    ]
     return "\n".join(_row(head, text, columns) for head, text in rows if text)
 
 
 def _row(head: str, text: str, columns: int) -> str:
-    return textwrap.fill(text, columns, initial_indent=f"{head:<22}", subsequent_indent=" " * 22)
+    return textwrap.fill(text, columns, initial_indent=f"{head:<21} ", subsequent_indent=" " * 22)
 
 
 def configs(argv: Sequence[str]) -> int:

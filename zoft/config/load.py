@@ -8,7 +8,7 @@ from typing import Any
 
 from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of, merged
-from zoft.config.recipes import find_recipe, read_recipe
+from zoft.config.recipes import find, read_recipe
 from zoft.config.run import RecipeNotes, RunSettings
 from zoft.config.suggest import did_you_mean
 from zoft.config.training import training_fields
@@ -122,7 +122,7 @@ def _how_to_write(argument: str) -> str:
         key, _, text = argument.lstrip("-").partition("=")
         return f"settings are written key=value, as {key.replace('-', '_')}={text or 'VALUE'}"
     try:
-        find_recipe(argument)
+        find(argument)
     except UsageError:
         return "settings are written key=value, as learning_rate=1e-6; quote a value that holds spaces"
     return f"did you mean recipe={argument}?"

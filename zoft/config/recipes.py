@@ -1,7 +1,7 @@
 """Finding and reading recipes: one YAML file a run, and `base:` for what it shares with another.
 
-Look-up order of a name: a file's path, then `./recipes`, then the recipes that come with zoft. The packaged ones lie in
-the package when it was installed from a wheel, and beside it in a checkout.
+Look-up order of a name: a file's path, then `./recipes`, then the recipes that come with zoft, then the recipe book. The
+packaged ones lie in the package when it was installed from a wheel, and beside it in a checkout.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from zoft.config.book import Cell, book_names, cell_of
 from zoft.config.run import RecipeNotes
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
@@ -46,7 +47,7 @@ class Recipe:
     """A recipe with everything it inherits: `layers` from the farthest base to the recipe itself."""
 
     name: str
-    path: Path
+    path: Path | None  # None: of the recipe book
     notes: RecipeNotes
     layers: tuple[Layer, ...]
 
@@ -75,18 +76,36 @@ def find_recipe(name: str, beside: Path | None = None) -> Path:
     known = sorted({stem for folder in recipe_folders() for stem in names_in(folder)})
     if given.suffix in SUFFIXES or len(given.parts) > 1:
         raise UsageError(f"recipe {name}: no such file; relative paths start at {Path.cwd()}")
-    hint = did_you_mean(name, known) or f"; there are {', '.join(known)}"
+    others = f"; there are {', '.join(known)}, and those of `zoft recipes --model NAME`"
+    hint = did_you_mean(name, [*known, *book_names()]) or others
     raise UsageError(f"unknown recipe {name!r}{hint}")
+
+
+def find(name: str, beside: Path | None = None) -> Path | Cell:
+    """The file of recipe `name`, or its cell in the recipe book. Arguments and errors as in `find_recipe`."""
+    try:
+        return find_recipe(name, beside)
+    except UsageError:
+        cell = cell_of(name)
+        if cell is None:
+            raise
+        return cell
 
 
 def read_recipe(name: str) -> Recipe:
     """Recipe `name` and all its bases. UsageError: not found, not a mapping, not YAML, or its own ancestor."""
-    path = find_recipe(name)
+    start = find(name)
     layers: list[Layer] = []
     notes = RecipeNotes()
     seen: list[Path] = []
-    current: Path | None = path
+    current: Path | Cell | None = start
     while current is not None:
+        if isinstance(current, Cell):
+            if not layers:
+                notes = RecipeNotes(**current.notes())
+            layers.insert(0, Layer(f"recipe book, {current.name}", current.settings()))
+            current = packaged_folder("recipes") / "base/mezo.yaml"
+            continue
         if current.resolve() in seen:
             chain = " -> ".join(step.name for step in [*seen, current])
             raise UsageError(f"{current}: a recipe cannot inherit from itself ({chain}); change one base:")
@@ -98,14 +117,16 @@ def read_recipe(name: str) -> Recipe:
             notes = RecipeNotes(**{key: _one_line(current, key, value) for key, value in own.items()})
         layers.insert(0, Layer(shown(current), settings))
         current = None if base is None else _base(current, base)
-    return Recipe(path.stem, path, notes, tuple(layers))
+    if isinstance(start, Cell):
+        return Recipe(start.name, None, notes, tuple(layers))
+    return Recipe(start.stem, start, notes, tuple(layers))
 
 
-def _base(of: Path, base: Any) -> Path:
+def _base(of: Path, base: Any) -> Path | Cell:
     if not isinstance(base, str):
         raise UsageError(f"{shown(of)}: base must be the name or path of one recipe, but {base!r} was given")
     try:
-        return find_recipe(base, beside=of.parent)
+        return find(base, beside=of.parent)
     except UsageError as error:
         raise UsageError(f"{shown(of)}: base: {error}") from error
 
@@ -144,7 +165,13 @@ def shown(path: Path) -> str:
         return str(path)
 
 
-def all_recipes() -> Iterator[Recipe]:
-    """Every recipe that a bare name reaches, by name; `./recipes` hides a packaged one of the same name."""
-    for name in sorted({stem for folder in recipe_folders() for stem in names_in(folder)}):
-        yield read_recipe(name)
+def all_recipes(book: bool = False) -> Iterator[Recipe]:
+    """Every recipe that a bare name reaches, by name; `./recipes` hides a packaged one of the same name.
+
+    Args:
+        book: with those of the recipe book that no file hides, in the order of its table.
+    """
+    files = sorted({stem for folder in recipe_folders() for stem in names_in(folder)})
+    yield from map(read_recipe, files)
+    if book:
+        yield from (read_recipe(name) for name in book_names() if name not in files)
