@@ -147,3 +147,13 @@ def test_stochastic_rounding_is_unbiased(dtype) -> None:
 def test_a_backend_that_is_not_there_is_an_error_that_names_the_others() -> None:
     with pytest.raises(UsageError, match="backend 'cuda' does not exist; available: auto, reference"):
         backend("cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_triton_without_a_gpu_is_an_error_that_names_the_others(monkeypatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(UsageError, match=r"backend 'triton' needs a CUDA device .*; available: auto, reference"):
+        backend("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert "triton" in available()

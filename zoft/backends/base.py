@@ -180,15 +180,9 @@ class Backend(ABC):
         Raises:
             UsageError: x does not belong to these points and this weight.
         """
+        flat, step = check_linear(x, target, points, panel_bytes)
         weight, columns = target.weight.detach(), target.window.columns
-        if x.ndim < 2 or x.shape[0] != len(points) or x.shape[-1] != columns or x.dtype is not weight.dtype:
-            raise UsageError(
-                f"perturbed_linear wants x [{len(points)}, ..., {columns}] {weight.dtype}, not {tuple(x.shape)} {x.dtype}"
-            )
-        flat = x.reshape(len(points), -1, columns)
         y = x.new_empty(len(points), flat.shape[1], target.window.rows)
-        most = panel_bytes // (columns * len(points) * weight.element_size())
-        step = max(1, most // 128 * 128 or most)  # whole blocks of signs where they fit
         scratch = x.new_empty(len(points) * min(step, target.window.rows) * columns)
         for start in range(0, target.window.rows, step):
             stop = min(start + step, target.window.rows)
@@ -197,3 +191,22 @@ class Backend(ABC):
             for rows, copy, out in zip(flat, copies, y, strict=True):
                 torch.mm(rows, copy.t(), out=out[:, start:stop])
         return y.reshape(*x.shape[:-1], target.window.rows)
+
+
+def check_linear(
+    x: torch.Tensor, target: Target, points: Sequence[Point], panel_bytes: int
+) -> tuple[torch.Tensor, int]:
+    """x as [points, tokens, columns] and the rows of a panel, for `perturbed_linear`.
+
+    Raises:
+        UsageError: x does not belong to these points and this weight.
+    """
+    weight, columns = target.weight, target.window.columns
+    if x.ndim < 2 or x.shape[0] != len(points) or x.shape[-1] != columns or x.dtype is not weight.dtype:
+        raise UsageError(
+            f"perturbed_linear wants x [{len(points)}, ..., {columns}] {weight.dtype}, not {tuple(x.shape)} {x.dtype}"
+        )
+    most = panel_bytes // (columns * len(points) * weight.element_size())
+    return x.reshape(len(points), -1, columns), max(
+        1, most // 128 * 128 or most
+    )  # whole blocks of signs where they fit

@@ -46,6 +46,8 @@ class ReferenceBackend(Backend):
         window = target.window
         source = target.weight.detach().reshape(window.shape)
         residual = None if target.residual is None else target.residual.view(window.shape)
+        if target.weight.numel() == 0:  # also an empty shard in the middle of a block
+            return fold(_load(source.reshape(-1), None))
         first = window.row // LANES
         partials = []
         for block in range(first, -(-(window.row + window.rows) // LANES)):
@@ -57,7 +59,7 @@ class ReferenceBackend(Backend):
             for row in products:
                 total = total + row
             partials.append(total)
-        return fold(torch.cat(partials)) if partials else fold(_load(source.reshape(-1), None))
+        return fold(torch.cat(partials))
 
     def panel_pair(
         self,

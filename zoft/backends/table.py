@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 
 import torch
 
@@ -13,30 +14,42 @@ from zoft.errors import UsageError
 _MEMBERS = {
     "reference": ("zoft.backends.reference", "ReferenceBackend", ()),
     "cpu": ("zoft.backends.cpu", "CpuBackend", ("numba",)),
+    "triton": ("zoft.backends.triton", "TritonBackend", ("triton", "zoft_kernels")),
 }
 
 
 def available() -> list[str]:
-    """The names of the backends whose packages are installed."""
-    return [name for name, (_, _, needs) in _MEMBERS.items() if all(map(importlib.util.find_spec, needs))]
+    """The names of the backends that can work here: packages are installed, and `triton` has a GPU."""
+    return [name for name in _MEMBERS if _obstacle(name) is None]
 
 
 def backend(name: str, device: torch.device | str = "cpu") -> Backend:
     """The backend `name`; `auto` takes the fastest one for `device`.
 
     Raises:
-        UsageError: no such backend, or its package is not installed; the message names those that are there.
+        UsageError: no such backend, or what it needs is not there; the message names those that are.
     """
     if name == "auto":
         name = _fastest(torch.device(device))
-    if name not in available():
-        state = "is not installed" if name in _MEMBERS else "does not exist"
-        raise UsageError(f"backend {name!r} {state}; available: auto, {', '.join(available())}")
+    obstacle = _obstacle(name)
+    if obstacle is not None:
+        raise UsageError(f"backend {name!r} {obstacle}; available: auto, {', '.join(available())}")
     module, member, _ = _MEMBERS[name]
     return getattr(importlib.import_module(module), member)()
 
 
+def _obstacle(name: str) -> str | None:
+    """Why a backend cannot be had here."""
+    if name not in _MEMBERS:
+        return "does not exist"
+    if not all(map(importlib.util.find_spec, _MEMBERS[name][2])):
+        return "is not installed"
+    if name == "triton" and not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        return "needs a CUDA device (or TRITON_INTERPRET=1, which is for tests: slow)"
+    return None
+
+
 def _fastest(device: torch.device) -> str:
     """The fastest available backend that works on `device`."""
-    wanted = {"cpu": "cpu"}.get(device.type, "reference")
+    wanted = {"cpu": "cpu", "cuda": "triton"}.get(device.type, "reference")
     return wanted if wanted in available() else "reference"

@@ -4,73 +4,147 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import torch
 
-from zoft.backends.base import Move, Rounding, Target, runs
-from zoft.backends.reference import ReferenceBackend
-from zoft.directions import Distribution
+from zoft.backends.base import PANEL_BYTES, Backend, Move, Point, Rounding, Target, Term, check_linear, runs
+from zoft.backends.fold import fold
+from zoft.directions import Direction, Distribution
 from zoft.errors import UsageError
-from zoft_kernels import Moves, Weights, sweep_
+from zoft_kernels import (
+    INTERPRETED,
+    Moves,
+    Weights,
+    axpby_,
+    dot,
+    panel_pair,
+    perturbed_embedding,
+    perturbed_linear,
+    sweep_,
+)
 
 _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
+_HALVES = (torch.bfloat16, torch.float16)
 
 
-class TritonBackend(ReferenceBackend):
-    """One launch a storage type, whatever the number of parameters."""
+class TritonBackend(Backend):
+    """One launch an op; a sweep is one launch a storage type, whatever the number of parameters."""
 
     name = "triton"
 
     def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
-        self.sweep_((target,), moves, rounding)
+        for some, how in _passes(moves, rounding):
+            weights = _weights(target, how)
+            if weights.weight.numel() and some:
+                axpby_(
+                    weights.weight, _moves(some, (), weights.weight.device), weights.window,
+                    residual=weights.residual, out=weights.out, decays=weights.decays, rounding=_ROUNDINGS[how],
+                )  # fmt: skip
+            _hand_back(target, weights, some)
+            target = _written(target)
 
     def sweep_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
-        first, *rest = runs(moves, rounding) or [([], rounding)]
-        moves, rounding = first
-        if rest:
-            self.sweep_(targets, [replace(move, to_nearest=False) for move in moves], rounding)
-            written = [t if t.out is None else replace(t, weight=t.out, out=None) for t in targets]
-            for some, how in rest:
-                self.sweep_(written, [replace(move, to_nearest=False) for move in some], how)
-            return
-        scattered: list[tuple[torch.Tensor, torch.Tensor]] = []  # (non-contiguous weight, its contiguous copy)
-        by_device: dict[torch.device, list[Weights]] = {}
-        for target in targets:
-            if not moves and target.out is not None:
-                target.out.detach().copy_(target.weight.detach())
-            if target.weight.numel() == 0 or not moves:
-                continue
-            weights = _weights(target, rounding)
-            if target.out is None and not target.weight.is_contiguous():
-                scattered.append((target.weight, weights.weight))
-            by_device.setdefault(target.weight.device, []).append(weights)
-        for device, members in by_device.items():
-            sweep_(members, _moves(moves, device), _ROUNDINGS[rounding])
-        for weight, copy in scattered:
-            weight.detach().copy_(copy)
+        for some, how in _passes(moves, rounding):
+            prepared = [(target, _weights(target, how)) for target in targets]
+            by_device: dict[torch.device, list[Weights]] = {}
+            for _, weights in prepared:
+                if weights.weight.numel() and some:
+                    by_device.setdefault(weights.weight.device, []).append(weights)
+            for device, members in by_device.items():
+                sweep_(members, _moves(some, (), device), _ROUNDINGS[how])
+            for target, weights in prepared:
+                _hand_back(target, weights, some)
+            targets = [_written(target) for target in targets]
 
+    def dot(self, target: Target, direction: Direction) -> torch.Tensor:
+        kept = None if target.residual is None else target.residual.dtype
+        rounding = {torch.int8: Rounding.RESIDUAL8, torch.int16: Rounding.RESIDUAL16}.get(kept, Rounding.NEAREST)
+        weights = _weights(target, rounding)
+        moves = _moves((), ((Term(direction, 1.0),),), weights.weight.device)
+        if not weights.weight.numel():
+            return target.weight.new_zeros((), dtype=torch.promote_types(target.weight.dtype, torch.float32))
+        return fold(
+            dot(weights.weight, moves, weights.window, residual=weights.residual, rounding=_ROUNDINGS[rounding])
+        )
 
-def _moves(moves: Sequence[Move], device: torch.device) -> Moves:
-    """The kernels' tables."""
-    return Moves.of(
-        [
-            (
-                move.decay,
-                move.rounding_key,
-                [
-                    (
-                        term.direction.distribution is Distribution.GAUSSIAN,
-                        *term.direction.key,
-                        term.direction.counter_tag,
-                        term.scale,
-                    )
-                    for term in move.terms
-                ],
+    def panel_pair(
+        self,
+        target: Target,
+        points: Sequence[Point],
+        copies: torch.Tensor,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
+    ) -> None:
+        *before, (last, how) = _passes(moves, rounding)
+        for some, way in before:
+            self.axpby_(target, some, way)
+        if not last:  # nothing is stored: the copies show no residual bits
+            target, how = Target(target.weight, target.window), Rounding.NEAREST
+        weights = _weights(target, how)
+        weight, wanted = weights.weight, (len(points), *weights.weight.shape)
+        if copies.shape != wanted or copies.dtype is not weight.dtype or not copies.is_contiguous():
+            raise UsageError(
+                f"`copies` must be contiguous {weight.dtype} {wanted}, not {copies.dtype} {tuple(copies.shape)}"
             )
-            for move in moves
-        ],
+        if weight.numel() and (points or last):
+            panel_pair(
+                weight, _moves(last, tuple(points), weight.device), copies, weights.window,
+                residual=weights.residual, decays=weights.decays, rounding=_ROUNDINGS[how],
+            )  # fmt: skip
+        _hand_back(target, weights, last)
+
+    def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
+        weights = _weights(Target(target.weight, target.window), Rounding.NEAREST)
+        if ids.shape[0] != len(points):
+            raise UsageError(f"ids of {ids.shape[0]} members do not suit a population of {len(points)}")
+        return perturbed_embedding(
+            weights.weight, _moves((), tuple(points), ids.device), ids.contiguous(), weights.window
+        )
+
+    def perturbed_linear(
+        self, x: torch.Tensor, target: Target, points: Sequence[Point], panel_bytes: int = PANEL_BYTES
+    ) -> torch.Tensor:
+        flat, panel_rows = check_linear(x, target, points, panel_bytes)
+        weights = _weights(Target(target.weight, target.window), Rounding.NEAREST)
+        moves = _moves((), tuple(points), x.device)
+        y = perturbed_linear(flat, weights.weight, moves, weights.window, panel_rows)
+        return y.reshape(*x.shape[:-1], target.window.rows)
+
+
+def _term(term: Term) -> tuple[bool, int, int, int, float]:
+    direction = term.direction
+    return direction.distribution is Distribution.GAUSSIAN, *direction.key, direction.counter_tag, term.scale
+
+
+@lru_cache(maxsize=64)
+def _moves(moves: tuple[Move, ...], points: tuple[Point, ...], device: torch.device) -> Moves:
+    """The kernels' tables; a step uses few, and each for every parameter."""
+    return Moves.of(
+        [(move.decay, move.rounding_key, [_term(term) for term in move.terms]) for move in moves],
+        [[_term(term) for term in point] for point in points],
         device,
     )
+
+
+def _passes(moves: Sequence[Move], rounding: Rounding) -> list[tuple[tuple[Move, ...], Rounding]]:
+    """The moves of every pass over the weights: a kernel rounds in one way; at least one pass, be it without moves."""
+    found = [(tuple(replace(move, to_nearest=False) for move in some), how) for some, how in runs(moves, rounding)]
+    return found or [((), rounding)]
+
+
+def _written(target: Target) -> Target:
+    """Where a further pass goes on."""
+    return target if target.out is None else replace(target, weight=target.out, out=None)
+
+
+def _hand_back(target: Target, weights: Weights, moves: Sequence[Move]) -> None:
+    """Where a kernel worked on a contiguous copy, or had nothing to do, put the result where it belongs."""
+    if target.out is not None:
+        if not moves:
+            target.out.detach().copy_(target.weight.detach())
+    elif moves and not target.weight.is_contiguous():
+        target.weight.detach().copy_(weights.weight)
 
 
 def _weights(target: Target, rounding: Rounding) -> Weights:
@@ -82,8 +156,9 @@ def _weights(target: Target, rounding: Rounding) -> Weights:
     weight, window, residual, out = target.weight, target.window, target.residual, target.out
     if weight.numel() != window.rows * window.columns:
         raise UsageError(f"a weight of {weight.numel()} elements cannot fill a window of {window.shape}")
-    halves = (torch.bfloat16, torch.float16)
-    if weight.dtype not in (torch.float32, torch.float64, *halves):
+    if weight.device.type != "cuda" and not INTERPRETED:
+        raise UsageError(f"the triton backend works on CUDA tensors; for one on {weight.device} choose zo_backend=auto")
+    if weight.dtype not in (torch.float32, torch.float64, *_HALVES):
         raise UsageError(f"the triton backend moves float32, bfloat16, float16 and float64, not {weight.dtype}")
     if out is not None and (out.shape != weight.shape or out.dtype is not weight.dtype or not out.is_contiguous()):
         raise UsageError(
@@ -91,16 +166,15 @@ def _weights(target: Target, rounding: Rounding) -> Weights:
         )
     wanted = rounding.residual_dtype
     given = None if residual is None else residual.dtype
-    if weight.dtype in halves and (wanted is not given or (wanted and weight.dtype is torch.float16)):
+    if weight.dtype in _HALVES and (wanted is not given or (wanted and weight.dtype is torch.float16)):
         raise UsageError(f"rounding {rounding.value} cannot store {weight.dtype} with a residual of {given}")
     if residual is not None and not residual.is_contiguous():
         raise UsageError("a residual must be contiguous")
+    stream = window.stream - (1 << 64) if window.stream >= 1 << 63 else window.stream
     return Weights(
         weight.detach().contiguous(),
-        (window.row, window.rows, window.column, window.columns, window.total_columns),
-        window.stream,
+        (window.row, window.rows, window.column, window.columns, window.total_columns, stream),
         target.decays,
         residual,
         out,
-        torch.empty_like(residual) if residual is not None and out is not None else None,
     )

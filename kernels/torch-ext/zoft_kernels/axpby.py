@@ -2,49 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-import triton
-import triton.language as tl
 
-from .launch import KINDS, WARPS, Moves, Weights, arrangement, tile_columns, tiles
-from .tile import move_tile
+from .launch import Moves, Window
+from .walk import walk
 
 
-@triton.jit(do_not_specialize=["move_count", "stream_low", "stream_high", "row_tiles"])
-def axpby_kernel(
-    source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
-    row: tl.int64, rows: tl.int64, column: tl.int64, columns: tl.int64, total_columns: tl.int64,
-    stream_low: tl.int64, stream_high: tl.int64, decays, row_tiles,
-    KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr, TERMS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """One program a tile."""
-    program = tl.program_id(0)
-    move_tile(
-        source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
-        row, rows, column, columns, total_columns, stream_low, stream_high, decays,
-        program % row_tiles, program // row_tiles,
-        KIND, ROUNDING, MODE, TERMS, COLUMNS,
-    )  # fmt: skip
+@torch.library.custom_op("zoft_kernels::axpby_", mutates_args=("weight", "residual"))
+def _axpby_(
+    weight: torch.Tensor, residual: torch.Tensor | None, table: torch.Tensor, values: torch.Tensor,
+    plan: Sequence[int], window: Sequence[int], decays: bool, rounding: int,
+) -> None:  # fmt: skip
+    walk(weight, residual, None, None, table, values, plan, window, decays, rounding)
 
 
-def axpby_(weights: Weights, moves: Moves, rounding: int = 0) -> None:
+@torch.library.custom_op("zoft_kernels::axpby_out", mutates_args=("out",))
+def _axpby_out(
+    weight: torch.Tensor, residual: torch.Tensor | None, out: torch.Tensor, table: torch.Tensor, values: torch.Tensor,
+    plan: Sequence[int], window: Sequence[int], decays: bool, rounding: int,
+) -> None:  # fmt: skip
+    walk(weight, residual, out, None, table, values, plan, window, decays, rounding)
+
+
+@_axpby_.register_fake
+def _(weight, residual, table, values, plan, window, decays, rounding) -> None:
+    return None
+
+
+@_axpby_out.register_fake
+def _(weight, residual, out, table, values, plan, window, decays, rounding) -> None:
+    return None
+
+
+def axpby_(
+    weight: torch.Tensor,
+    moves: Moves,
+    window: Window,
+    *,
+    residual: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
+    decays: bool = False,
+    rounding: int = 0,
+) -> None:
     """Apply the moves in order to one parameter, rounding to storage after each.
 
     Args:
-        weights: what is read and written.
+        weight: contiguous, of a dtype in `launch.KINDS`; written unless `out` is given.
         moves: tables on the same device.
+        window: the weight's place in the whole parameter.
+        residual: int8 or int16 for the roundings that keep low bits; written unless `out` is given.
+        out: of the weight's shape and dtype: takes the result instead.
+        decays: do the moves' decays apply.
         rounding: 0 nearest, 1 stochastic, 2 and 3 with 8 or 16 residual bits.
     """
-    kind = KINDS[weights.weight.dtype]
-    row, rows, column, columns, total_columns = weights.window
-    mode = arrangement(moves, kind, rounding, columns)
-    width = tile_columns(kind, columns)
-    row_tiles, column_tiles = tiles(weights, mode, width)
-    with torch.device(weights.weight.device):
-        axpby_kernel[(row_tiles * column_tiles,)](
-            *weights.pointers(), moves.moves, moves.decays, moves.terms, moves.scales, moves.moves.shape[0],
-            row, rows, column, columns, total_columns, weights.stream & 0xFFFFFFFF, weights.stream >> 32,
-            int(weights.decays), row_tiles,
-            KIND=kind, ROUNDING=rounding, MODE=mode, TERMS=moves.fused_terms, COLUMNS=width,
-            num_warps=WARPS, enable_fp_fusion=False,
-        )  # fmt: skip
+    tables = (moves.table, moves.values, moves.plan, list(window), decays and moves.decaying, rounding)
+    if out is None:
+        _axpby_(weight, residual, *tables)
+    else:
+        _axpby_out(weight, residual, out, *tables)

@@ -3,101 +3,110 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import triton
 
-SIGNS, NORMALS, ANY, FLAT = range(4)
+INTERPRETED = bool(triton.knobs.runtime.interpret)  # decided when Triton is imported
+SIGNS, QUADS, FLAT = range(3)
 NEAREST, STOCHASTIC, RESIDUAL8, RESIDUAL16 = range(4)
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 FLAT_COLUMNS = 16  # parameters with at most this many columns are read as a run of elements
-FLAT_ELEMENTS = 1024
+QUAD_ELEMENTS = 256
 WARPS = 2
+GROUPS = {SIGNS: 8, QUADS: 4, FLAT: 4}  # rows a program handles at once: registers are what is scarce
+INTERPRETER_GROUP = 128  # there it is calls into numpy
+
+Term = tuple[bool, int, int, int, float]  # normal?, seed, step, tag (domain:4 | index:12), scale
+Window = tuple[int, int, int, int, int, int]  # first row, rows, first column, columns, of the whole parameter; stream
 
 
 @dataclass(frozen=True)
 class Moves:
-    """Moves and their terms as tables on the device."""
+    """Moves and points with their terms as tables on the device (their form: `zoft_kernels.tile`).
 
-    moves: torch.Tensor  # [moves, 4] int64: first term, end of terms, seed and step of the rounding bits
-    decays: torch.Tensor  # [moves] float64
-    terms: torch.Tensor  # [terms, 4] int64: 0 for signs or 1 for normals, seed, step, tag (domain:4 | index:12)
-    scales: torch.Tensor  # [terms] float64
-    signs: bool  # is there a term of signs
-    normals: bool
+    `plan` is what a kernel is compiled for: (moves, points, forms, fused). forms: 1 if there are signs + 2 if there are
+    normals. fused: terms of the lone move (0 without one) if everything fits the SIGNS arrangement, else -1.
+    """
+
+    table: torch.Tensor  # [moves + points + terms, 3] int64
+    values: torch.Tensor  # [moves + points + terms] float64: decays, nothing, scales
+    plan: list[int]
+    decaying: bool  # does any move scale the weights
 
     @classmethod
     def of(
         cls,
-        moves: Sequence[tuple[float, tuple[int, int], Sequence[tuple[bool, int, int, int, float]]]],
-        device: torch.device,
+        moves: Sequence[tuple[float, tuple[int, int], Sequence[Term]]],
+        points: Sequence[Sequence[Term]] = (),
+        device: torch.device | str = "cpu",
     ) -> Moves:
-        """Moves as (decay, (seed, step) of the rounding bits, [(normal?, seed, step, tag, scale)])."""
-        rows, terms, scales, decays = [], [], [], []
-        for decay, key, move_terms in moves:
-            rows.append((len(terms), len(terms) + len(move_terms), *key))
-            decays.append(decay)
-            for normal, seed, step, tag, scale in move_terms:
-                terms.append((int(normal), seed, step, tag))
-                scales.append(scale)
-        kinds = {term[0] for term in terms}
-
-        def table(values: list, columns: int, dtype: torch.dtype) -> torch.Tensor:
-            shape = (-1, columns) if columns else (-1,)
-            return torch.tensor(values or [0] * max(1, columns), dtype=dtype, device=device).reshape(shape)
-
+        """Moves as (decay, (seed, step) of the rounding bits, terms), points as terms."""
+        lists = [list(terms) for _, _, terms in moves] + [list(terms) for terms in points]
+        start = len(lists)
+        heads, values = [], []
+        for n, terms in enumerate(lists):
+            decay, key = moves[n][:2] if n < len(moves) else (1.0, (0, 0))
+            heads.append((_key(*key), start, start + len(terms)))
+            values.append(decay)
+            start += len(terms)
+        flat = [term for terms in lists for term in terms]
+        rows = heads + [(_key(seed, step), tag, int(normal)) for normal, seed, step, tag, _ in flat]
+        values += [term[4] for term in flat]
+        forms = (1 if any(not term[0] for term in flat) else 0) | (2 if any(term[0] for term in flat) else 0)
         return cls(
-            table(rows, 4, torch.int64),
-            table(decays, 0, torch.float64),
-            table(terms, 4, torch.int64),
-            table(scales, 0, torch.float64),
-            0 in kinds,
-            1 in kinds,
+            torch.tensor(rows, dtype=torch.int64).reshape(-1, 3).to(device),
+            torch.tensor(values, dtype=torch.float64).to(device),
+            [len(moves), len(points), forms, _fused(lists, len(moves), forms)],
+            any(decay != 1.0 for decay, _, _ in moves),
         )
 
-    @property
-    def fused_terms(self) -> int:
-        """Terms of a lone move that the fast arrangements know: 1 or 2 of signs, or 1 of normals; else 0."""
-        count = self.scales.shape[0] if self.signs or self.normals else 0
-        alone = self.moves.shape[0] == 1 and self.signs != self.normals
-        return count if alone and count <= (2 if self.signs else 1) else 0
+
+def _key(seed: int, step: int) -> int:
+    """seed + 2^32 step as a signed 64-bit number."""
+    return signed(seed | step << 32)
+
+
+def signed(word: int) -> int:
+    """The signed 64-bit number with these bits.
+
+    >>> signed(2**64 - 1)
+    -1
+    """
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+def _fused(lists: list[list[Term]], moves: int, forms: int) -> int:
+    """Terms of the lone move where the SIGNS arrangement knows everything that is asked, else -1."""
+    terms = len(lists[0]) if moves else 0
+    if forms != 1 or moves > 1 or terms > 2 or (moves and not terms):
+        return -1
+    directions = {point[0][1:4] if len(point) == 1 else None for point in lists[moves:]}
+    return terms if len(directions) <= 1 and None not in directions else -1
 
 
 @dataclass(frozen=True)
-class Weights:
-    """One parameter, or a window of it: contiguous, of a dtype in KINDS."""
+class Arrangement:
+    """How a window is cut into programs and walked."""
 
-    weight: torch.Tensor
-    window: tuple[int, int, int, int, int]  # first row, rows, first column, columns, columns of the whole parameter
-    stream: int  # 64 bits
-    decays: bool = False
-    residual: torch.Tensor | None = None
-    out: torch.Tensor | None = None
-    residual_out: torch.Tensor | None = None  # takes the residual bits where `out` takes the weights
+    mode: int  # SIGNS, QUADS or FLAT
+    columns: int  # of a tile
+    group: int  # rows at a time
+    row_tiles: int
+    column_tiles: int
 
-    def pointers(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Source, sink and both residuals as the kernels read them (16-bit floats as int16)."""
-
-        def plain(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.view(torch.int16) if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
-
-        source = plain(self.weight.detach())
-        sink = source if self.out is None else plain(self.out.detach())
-        low = source if self.residual is None else self.residual
-        low_sink = low if self.residual_out is None else self.residual_out
-        return source, sink, low, low_sink
-
-
-def arrangement(moves: Moves, kind: int, rounding: int, columns: int) -> int:
-    """How a tile is walked (see `zoft_kernels.tile`)."""
-    if columns <= FLAT_COLUMNS:
-        return FLAT
-    if not moves.fused_terms or kind == KINDS[torch.float64]:
-        return ANY
-    if moves.signs:
-        return SIGNS
-    dithered = kind != KINDS[torch.float32] and rounding in (STOCHASTIC, RESIDUAL8)
-    return ANY if dithered else NORMALS
+    @classmethod
+    def of(cls, plan: Sequence[int], kind: int, window: Window) -> Arrangement:
+        row, rows, _, columns, _, _ = window
+        width = tile_columns(kind, columns)
+        if columns <= FLAT_COLUMNS:
+            quads = (-(-(row + rows) // 4) - row // 4) * columns
+            return cls(FLAT, width, GROUPS[FLAT], -(-quads // QUAD_ELEMENTS), 1)
+        mode = QUADS if plan[3] < 0 or kind == KINDS[torch.float64] else SIGNS
+        group = INTERPRETER_GROUP if INTERPRETED else GROUPS[mode]
+        return cls(mode, width, group, (row + rows - 1) // 128 - row // 128 + 1, -(-columns // width))
 
 
 def tile_columns(kind: int, columns: int) -> int:
@@ -106,9 +115,17 @@ def tile_columns(kind: int, columns: int) -> int:
     return max(16, min(widest, 1 << (columns - 1).bit_length()))
 
 
-def tiles(weights: Weights, mode: int, width: int) -> tuple[int, int]:
-    """Tiles of a window: (along rows, along columns)."""
-    row, rows, _, columns, _ = weights.window
-    if mode == FLAT:
-        return -(-(rows * columns) // FLAT_ELEMENTS), 1
-    return (row + rows - 1) // 128 - row // 128 + 1, -(-columns // width)
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor as the kernels read it: 16-bit floats as int16."""
+    tensor = tensor.detach()
+    return tensor.view(torch.int16) if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def aligned(columns: int, *tensors: torch.Tensor) -> bool:
+    """May 16 bytes be read at once?"""
+    return columns % 16 == 0 and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
+def on(device: torch.device) -> AbstractContextManager:
+    """Kernels are launched on the current CUDA device: make it this one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,30 +1,31 @@
-"""sweep_: `axpby_` over all parameters of a model in one launch a storage type, from a table of pointers."""
+"""sweep_: `axpby_` over all parameters of a model in one launch a storage type and arrangement, from a table of pointers."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, WARPS, Moves, Weights, arrangement, tile_columns, tiles
+from .launch import KINDS, WARPS, Arrangement, Moves, Window, aligned, bits, on
 from .storage import BFLOAT16, FLOAT16, FLOAT32, RESIDUAL8
-from .tile import move_tile
+from .tile import walk_tile
 
-_FIELDS = tl.constexpr(12)
+_FIELDS = tl.constexpr(10)
 
 
-@triton.jit(do_not_specialize=["move_count"])
+@triton.jit(do_not_specialize=["moves"])
 def sweep_kernel(
-    table, items, moves, decay_table, terms, scales, move_count,
-    KIND: tl.constexpr, ROUNDING: tl.constexpr, MODE: tl.constexpr, TERMS: tl.constexpr, COLUMNS: tl.constexpr,
-    ALIGNED: tl.constexpr,
+    addresses, items, table, values, moves,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr, DECAYS: tl.constexpr, STORE_LOW: tl.constexpr, MODE: tl.constexpr,
+    TERMS: tl.constexpr, FORMS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
-    """One program a tile; `items` [n, 3] int32 says of which parameter, `table` [parameters, 12] int64 where that is."""
+    """One program a tile; `items` [n, 3] int32 says of which parameter, `addresses` [parameters, 10] int64 where it is."""
     item = items + tl.program_id(0).to(tl.int64) * 3
-    fields = table + tl.load(item).to(tl.int64) * _FIELDS
+    fields = addresses + tl.load(item).to(tl.int64) * _FIELDS
     if KIND == FLOAT32:
         element = tl.float32
     elif KIND == BFLOAT16 or KIND == FLOAT16:
@@ -32,49 +33,85 @@ def sweep_kernel(
     else:
         element = tl.float64
     low_element = tl.int8 if ROUNDING == RESIDUAL8 else tl.int16
-    source = tl.load(fields).to(tl.pointer_type(element))
-    sink = tl.load(fields + 1).to(tl.pointer_type(element))
+    source, sink = tl.load(fields).to(tl.pointer_type(element)), tl.load(fields + 1).to(tl.pointer_type(element))
     low_source = tl.load(fields + 2).to(tl.pointer_type(low_element))
     low_sink = tl.load(fields + 3).to(tl.pointer_type(low_element))
     columns = tl.load(fields + 7)
     if ALIGNED:
-        source, sink = tl.multiple_of(source, 16), tl.multiple_of(sink, 16)
-        columns = tl.multiple_of(columns, 8)
-    move_tile(
-        source, sink, low_source, low_sink, moves, decay_table, terms, scales, move_count,
-        tl.load(fields + 4), tl.load(fields + 5), tl.load(fields + 6), columns, tl.load(fields + 8),
-        tl.load(fields + 9), tl.load(fields + 10), tl.load(fields + 11), tl.load(item + 1), tl.load(item + 2),
-        KIND, ROUNDING, MODE, TERMS, COLUMNS,
+        source, sink, columns = tl.multiple_of(source, 16), tl.multiple_of(sink, 16), tl.multiple_of(columns, 16)
+    place = (
+        tl.load(fields + 4), tl.load(fields + 5), tl.load(fields + 6), columns, tl.load(fields + 8), tl.load(fields + 9)
+    )  # fmt: skip
+    zero = tl.full([], 0, tl.int32)
+    walk_tile(
+        (source, sink, low_source, low_sink, sink), table, values, moves, zero, place, zero,
+        tl.load(item + 1), tl.load(item + 2),
+        KIND, ROUNDING, DECAYS, STORE_LOW, True, MODE, TERMS, 0, FORMS, COLUMNS, GROUP,
     )  # fmt: skip
 
 
-def _row(weights: Weights) -> tuple[int, ...]:
-    """The table row of a parameter."""
-    addresses = tuple(tensor.data_ptr() for tensor in weights.pointers())
-    stream = weights.stream
-    return (*addresses, *weights.window, stream & 0xFFFFFFFF, stream >> 32, int(weights.decays))
+@dataclass(frozen=True)
+class Weights:
+    """One parameter, or a window of it: contiguous, of a dtype in `launch.KINDS`."""
+
+    weight: torch.Tensor
+    window: Window
+    decays: bool = False
+    residual: torch.Tensor | None = None
+    out: torch.Tensor | None = None  # takes the result instead of weight and residual
+
+    def row(self) -> tuple[int, ...]:
+        """Its row of the address table."""
+        source = self.weight.data_ptr()
+        low = source if self.residual is None else self.residual.data_ptr()
+        return source, source if self.out is None else self.out.data_ptr(), low, low, *self.window
 
 
-def _items(index: int, row_tiles: int, column_tiles: int) -> torch.Tensor:
+@torch.library.custom_op("zoft_kernels::sweep_", mutates_args=("written",))
+def _sweep_(
+    written: list[torch.Tensor], read: list[torch.Tensor], addresses: torch.Tensor, items: torch.Tensor,
+    table: torch.Tensor, values: torch.Tensor, plan: Sequence[int], form: Sequence[int], decays: bool, stores_low: bool,
+    rounding: int,
+) -> None:  # fmt: skip
+    kind, mode, columns, group, is_aligned = form
+    moves, _, forms, fused = plan
+    with on(addresses.device):
+        sweep_kernel[(items.shape[0],)](
+            addresses, items, table, values, moves,
+            KIND=kind, ROUNDING=rounding, DECAYS=decays, STORE_LOW=stores_low, MODE=mode, TERMS=max(fused, 0),
+            FORMS=forms, COLUMNS=columns, GROUP=group, ALIGNED=bool(is_aligned), num_warps=WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+
+
+@_sweep_.register_fake
+def _(written, read, addresses, items, table, values, plan, form, decays, stores_low, rounding) -> None:
+    return None
+
+
+def _items(index: int, arranged: Arrangement) -> torch.Tensor:
     """(parameter, row tile, column tile) of every tile, row tiles fastest: int32 [tiles, 3]."""
-    tile = torch.arange(row_tiles * column_tiles, dtype=torch.int32)
-    return torch.stack((torch.full_like(tile, index), tile % row_tiles, tile // row_tiles), dim=1)
+    tile = torch.arange(arranged.row_tiles * arranged.column_tiles, dtype=torch.int32)
+    return torch.stack((torch.full_like(tile, index), tile % arranged.row_tiles, tile // arranged.row_tiles), dim=1)
 
 
 def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> None:
     """Apply the moves to every parameter: one launch for each storage type and arrangement among them."""
-    groups: dict[tuple[int, int, int, bool], list[Weights]] = defaultdict(list)
+    groups: dict[tuple[tuple[int, ...], bool, bool], list[tuple[Weights, Arrangement]]] = defaultdict(list)
     for weights in all_weights:
         kind, columns = KINDS[weights.weight.dtype], weights.window[3]
-        mode = arrangement(moves, kind, rounding, columns)
-        aligned = columns % 8 == 0 and all(pointer % 16 == 0 for pointer in _row(weights)[:2])
-        groups[kind, mode, tile_columns(kind, columns), aligned].append(weights)
-    for (kind, mode, width, aligned), members in groups.items():
-        device = members[0].weight.device
-        table = torch.tensor([_row(weights) for weights in members], dtype=torch.int64, device=device)
-        items = torch.cat([_items(n, *tiles(weights, mode, width)) for n, weights in enumerate(members)]).to(device)
-        sweep_kernel[(items.shape[0],)](
-            table, items, moves.moves, moves.decays, moves.terms, moves.scales, moves.moves.shape[0],
-            KIND=kind, ROUNDING=rounding, MODE=mode, TERMS=moves.fused_terms, COLUMNS=width, ALIGNED=aligned,
-            num_warps=WARPS, enable_fp_fusion=False,
-        )  # fmt: skip
+        arranged = Arrangement.of(moves.plan, kind, weights.window)
+        sink = weights.weight if weights.out is None else weights.out
+        form = (kind, arranged.mode, arranged.columns, arranged.group, int(aligned(columns, weights.weight, sink)))
+        groups[form, weights.decays and moves.decaying, weights.out is None].append((weights, arranged))
+    for (form, decays, stores_low), members in groups.items():
+        device = members[0][0].weight.device
+        addresses = torch.tensor([weights.row() for weights, _ in members], dtype=torch.int64).to(device)
+        items = torch.cat([_items(n, arranged) for n, (_, arranged) in enumerate(members)]).to(device)
+        read, written = [], []
+        for weights, _ in members:
+            parts = [bits(weights.weight), *([] if weights.residual is None else [weights.residual])]
+            read += [] if weights.out is None else parts
+            written += parts if weights.out is None else [bits(weights.out)]
+        _sweep_(
+            written, read, addresses, items, moves.table, moves.values, moves.plan, form, decays, stores_low, rounding
+        )

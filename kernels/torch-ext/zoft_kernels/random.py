@@ -1,7 +1,7 @@
-"""Philox4x32-10 and what is drawn from it, on tiles of any shape.
+"""What is drawn from Philox4x32-10, on tiles of any shape.
 
-Every function takes the block index (int64) and the lane apart, each of the shape it varies over: blocks of shape [1, columns]
-with lanes of shape [rows, 1] cost one Philox call a column, whatever the number of rows.
+A block (int64) and a lane each come in the shape they vary over: blocks [1, columns] with lanes [rows, 1] cost one Philox call
+a column, whatever the number of rows.
 """
 
 import triton
@@ -9,34 +9,25 @@ import triton.language as tl
 
 
 @triton.jit
-def philox(block, tag, stream_low, stream_high, seed, step):
-    """128 random bits a block: four uint32 tiles. counter = (block low, tag:16 | block high:16, stream), key = (seed, step)."""
-    c0 = block.to(tl.uint32)
-    c1 = ((block >> 32) & 0xFFFF).to(tl.uint32) | (tag.to(tl.uint32) << 16)
-    c2 = stream_low.to(tl.uint32) + tl.zeros_like(c0)
-    c3 = stream_high.to(tl.uint32) + tl.zeros_like(c0)
-    k0, k1 = seed.to(tl.uint32), step.to(tl.uint32)
-    m0 = tl.full([1], 0xD2511F53, tl.uint32)
-    m1 = tl.full([1], 0xCD9E8D57, tl.uint32)
-    for _ in tl.static_range(10):
-        high0, high1 = tl.umulhi(c0, m0 + tl.zeros_like(c0)), tl.umulhi(c2, m1 + tl.zeros_like(c0))
-        low0, low1 = c0 * m0, c2 * m1
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0 = (k0 + 0x9E3779B9).to(tl.uint32)
-        k1 = (k1 + 0xBB67AE85).to(tl.uint32)
-    return c0, c1, c2, c3
+def draw(block, tag, stream, key):
+    """128 random bits a block: four uint32 tiles.
+
+    counter = (block low 32, tag:16 | block high:16, stream low 32, stream high 32), key = seed + 2^32 step; all int64.
+    """
+    second = ((block >> 32) & 0xFFFF) | (tag << 16)
+    return tl.philox(key, block.to(tl.uint32), second.to(tl.uint32), stream.to(tl.uint32), (stream >> 32).to(tl.uint32))
 
 
 @triton.jit
 def pick(words, which):
     """words[which] of a tuple of four tiles; `which` broadcasts."""
-    return tl.where(which == 0, words[0], tl.where(which == 1, words[1], tl.where(which == 2, words[2], words[3])))
+    return tl.where(which < 2, tl.where(which == 0, words[0], words[1]), tl.where(which == 2, words[2], words[3]))
 
 
 @triton.jit
-def sign_bit(words, lane):
-    """Bit `lane` (of 128), moved to bit 31 of a uint32: the sign bit of z."""
-    return (pick(words, lane >> 5) << (31 - (lane & 31)).to(tl.uint32)) & 0x80000000
+def sign_bit(words, which, lane):
+    """Bit `lane` (modulo 32) of words[which], moved to bit 31 of a uint32: the sign bit of z."""
+    return (pick(words, which) << (31 - (lane & 31)).to(tl.uint32)) & 0x80000000
 
 
 @triton.jit
@@ -78,10 +69,3 @@ def normal_pair(first, turn):
     c = tl.where((quadrant == 1) | (quadrant == 2), -c, c)
     s = tl.where(quadrant >= 2, -s, s)
     return radius * c, radius * s
-
-
-@triton.jit
-def normal(words, lane):
-    """Normal `lane` (of 4)."""
-    c, s = normal_pair(tl.where(lane < 2, words[0], words[2]), tl.where(lane < 2, words[1], words[3]))
-    return tl.where((lane & 1) == 1, s, c)
