@@ -59,7 +59,7 @@ class TritonBackend(Backend):
 
     def dot(self, target: Target, direction: Direction) -> torch.Tensor:
         kept = None if target.residual is None else target.residual.dtype
-        rounding = {torch.int8: Rounding.RESIDUAL8, torch.int16: Rounding.RESIDUAL16}.get(kept, Rounding.NEAREST)
+        rounding = next((how for how in Rounding if kept is not None and how.residual_dtype is kept), Rounding.NEAREST)
         weights = _weights(target, rounding)
         moves = _moves((), ((Term(direction, 1.0),),), weights.weight.device)
         if not weights.weight.numel():
