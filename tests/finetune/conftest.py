@@ -48,7 +48,7 @@ def save_tokenizer(folder: Path, masked: bool) -> int:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
-    """`tiny_folder("opt" | "llama" | "roberta")`: a folder that from_pretrained loads."""
+    """`tiny_folder("opt" | "llama" | "roberta" | "encoder")`: a folder that from_pretrained loads; the last has no head."""
     made: dict[str, Path] = {}
 
     def folder(kind: str) -> Path:
@@ -57,7 +57,7 @@ def tiny_folder(tmp_path_factory):
         import transformers as hf
 
         path = tmp_path_factory.mktemp(kind)
-        vocabulary = save_tokenizer(path, masked=kind == "roberta")
+        vocabulary = save_tokenizer(path, masked=kind in ("roberta", "encoder"))
         torch.manual_seed(0)
         if kind == "opt":
             config = hf.OPTConfig(vocab_size=vocabulary, ffn_dim=32, word_embed_proj_dim=16, pad_token_id=1, **SIZE)
@@ -67,6 +67,11 @@ def tiny_folder(tmp_path_factory):
                 vocab_size=vocabulary, intermediate_size=32, num_key_value_heads=1, pad_token_id=1, **SIZE
             )
             model = hf.LlamaForCausalLM(config)
+        elif kind == "encoder":
+            config = hf.BertConfig(
+                vocab_size=vocabulary, intermediate_size=32, pad_token_id=1, initializer_range=0.5, **SIZE
+            )
+            model = hf.BertModel(config)
         else:
             config = hf.RobertaConfig(vocab_size=vocabulary, intermediate_size=32, type_vocab_size=1, **SIZE)
             model = hf.RobertaForMaskedLM(config)

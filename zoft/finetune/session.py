@@ -15,6 +15,7 @@ from zoft.config import RunConfig
 from zoft.directions import Distribution
 from zoft.errors import UsageError
 from zoft.finetune.clock import MaxTime
+from zoft.finetune.features import StoredFeatures
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.seeds import Spread, table, with_seed
@@ -51,6 +52,8 @@ def finetune(config: RunConfig) -> Summary:
             materials.model.save_pretrained(folder / START)  # type: ignore[operator]
 
     before = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
+    if config.run.store_features:
+        trainer.objective = StoredFeatures(trainer.model, materials.train, materials.collator, args.eval_batch_size)
     result = trainer.train(resume_from_checkpoint=_checkpoint(config))
     after = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
     trainer.save_model()

@@ -29,8 +29,13 @@ class CandidateLikelihood(Objective):
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Scored:
         raw = mean_log_likelihoods(model, batch) if "candidate_rows" in batch else one_position_scores(model, batch)
-        scores = raw.log_softmax(dim=-1)
-        return Scored(functional.nll_loss(scores, batch["gold"], reduction="none"), scores, batch["gold"])
+        return scored(raw, batch["gold"])
+
+
+def scored(raw: torch.Tensor, gold: torch.Tensor) -> Scored:
+    """What the candidates' scores [B, C], before they are normalised, tell."""
+    scores = raw.log_softmax(dim=-1)
+    return Scored(functional.nll_loss(scores, gold, reduction="none"), scores, gold)
 
 
 def one_position_scores(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -41,6 +46,11 @@ def one_position_scores(model: nn.Module, batch: Batch) -> torch.Tensor:
         choices, logits = batch["choices"], mask_logits(model, batch)
     else:
         choices, logits = batch["choices"], last_logits(model, batch)
+    return of_choices(logits, choices)
+
+
+def of_choices(logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
+    """[B, C] float32: the entries `choices` [B, C] of logits [B, V], -inf where a choice is -1."""
     picked = logits.gather(-1, choices.clamp(min=0)).float()
     return picked.masked_fill(choices < 0, -torch.inf)
 

@@ -22,12 +22,18 @@ class TuningSettings:
         "tokens"  # from activations (prefix) or embeddings (prompt) of real tokens
     )
     last_k: int = 1  # blocks that tuning=last_k trains, counted from the output
+    store_features: bool = False  # tuning=head of a classifier: all before the head runs once for each training example
 
     def __post_init__(self) -> None:
         for name in ("lora_r", "lora_alpha", "virtual_tokens", "last_k"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, but {value} was given")
+        if self.store_features and self.tuning != "head":
+            raise UsageError(
+                f"store_features=true: with tuning={self.tuning} what lies before the head changes in every step; "
+                "use tuning=head, or store_features=false"
+            )
         if self.quantization != "none" and self.tuning not in ADAPTERS:
             raise UsageError(
                 f"quantization={self.quantization}: the weights of a quantised base cannot take a small step, so "
