@@ -14,6 +14,7 @@ def main(folder: str, accumulation: str, with_callback: str) -> None:
     from zoft.trainer import ZOCallback, ZOConfig, ZOTrainer
 
     torch.set_num_threads(1)
+    rank = int(os.environ.get("RANK", "0"))
     torch.manual_seed(0)
     model = OPTForCausalLM(
         OPTConfig(
@@ -28,6 +29,10 @@ def main(folder: str, accumulation: str, with_callback: str) -> None:
         "lr_scheduler_type": "constant", "max_grad_norm": 0.0, "gradient_accumulation_steps": int(accumulation),
         "report_to": [], "save_strategy": "no", "use_cpu": True, "disable_tqdm": True, "weight_decay": 0.1,
     }  # fmt: skip
+    if with_callback == "first_order":
+        result = first_order(model, arguments, rows)
+        Path(folder, f"rank{rank}-{with_callback}.json").write_text(json.dumps(result))
+        return
     if with_callback == "callback":
         trainer = Trainer(model, TrainingArguments(**arguments), train_dataset=rows, callbacks=[ZOCallback()])
     elif with_callback == "capped":
@@ -39,7 +44,6 @@ def main(folder: str, accumulation: str, with_callback: str) -> None:
     rates: list[float] = []
     trainer.zo.observers.append(lambda step: rates.append(step.lr))
     trainer.train()
-    rank = int(os.environ.get("RANK", "0"))
     result = {
         "print": trainer.zo.space.fingerprint(),
         "world": trainer.args.world_size,
@@ -48,6 +52,24 @@ def main(folder: str, accumulation: str, with_callback: str) -> None:
         "stability": trainer.zo.governor.metrics(),
     }
     Path(folder, f"rank{rank}-{with_callback}.json").write_text(json.dumps(result))
+
+
+def first_order(model, arguments: dict, rows: list) -> dict:
+    """Gradient descent at a rate that the monitor has to lower, a reading at every step."""
+    from transformers import Trainer, TrainingArguments
+
+    from zoft.space import ParameterSpace
+    from zoft.trainer import StabilityCallback
+
+    callback = StabilityCallback(every=1, probes=1, cap=True, margin=0.2)
+    arguments |= {"optim": "sgd", "learning_rate": 50.0, "weight_decay": 0.0, "ddp_backend": "gloo"}
+    trainer = Trainer(model, TrainingArguments(**arguments), train_dataset=rows, callbacks=[callback])
+    trainer.train()
+    return {
+        "print": ParameterSpace(model).fingerprint(),
+        "world": trainer.args.world_size,
+        "stability": callback.metrics,
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The monitor inside a Trainer: what is logged, two processes, learning_rate=auto, and first-order runs."""
+"""The monitor inside a Trainer: what is logged, two processes, learning_rate=auto, and rewinds."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import torch
 from zoft.errors import UsageError
 from zoft.estimate import Flag
 from zoft.objectives import LanguageModelling
-from zoft.trainer import StabilityCallback, ZOConfig, ZOTrainer
+from zoft.trainer import ZOConfig, ZOTrainer
 
 METRICS = {
     "trace", "trace_stderr", "edge_low", "edge_high", "noise_paid", "drift", "lr_requested", "lr_used", "level", "bound",
@@ -92,60 +92,6 @@ def test_two_processes_take_one_reading_and_one_cap(tmp_path: Path) -> None:
     assert one[0]["lrs"] == two[0]["lrs"] == two[1]["lrs"] and max(one[0]["lrs"]) < 10.0
     assert one[0]["stability"] == two[0]["stability"] == two[1]["stability"]
     assert len({json.dumps(rank["print"]) for rank in one + two}) == 1
-
-
-def first_order(model, arguments, rows, callback, **changes):
-    from transformers import Trainer, TrainingArguments
-
-    trainer = Trainer(
-        model, TrainingArguments(**{**arguments, "optim": "sgd", **changes}), train_dataset=rows, callbacks=[callback]
-    )
-    trainer.train()
-    return trainer
-
-
-def test_a_first_order_run_is_measured_and_left_alone(tiny_model, arguments, rows, caplog) -> None:
-    from transformers import Trainer, TrainingArguments
-
-    plain = Trainer(tiny_model(), TrainingArguments(**{**arguments, "optim": "sgd"}), train_dataset=rows)
-    plain.train()
-    watched = first_order(tiny_model(), arguments, rows, StabilityCallback(every=2))
-    for mine, theirs in zip(watched.model.parameters(), plain.model.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-    entry = watched.state.log_history[-2]
-    assert entry["stability/lr_used"] == 1e-3 and "stability/sharpness" in entry and "stability/trace" in entry
-
-
-class Bowl(torch.nn.Module):
-    """50 ||w||^2: every curvature is 100, so gradient descent is stable below 0.02."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(8))
-
-    def forward(self, input_ids, labels=None):
-        return {"loss": 50.0 * self.weight.square().sum()}
-
-
-@pytest.mark.parametrize("cap", [False, True])
-def test_a_first_order_run_is_capped_only_when_asked(arguments, rows, cap, caplog) -> None:
-    callback = StabilityCallback(every=2, cap=cap, margin=0.75)
-    trainer = first_order(Bowl(), arguments, rows, callback, learning_rate=0.05, max_steps=4, logging_steps=1)
-    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
-    for entry in entries:  # to 1 %: losses of 400 are rounded at 2e-5, a probe's floor is 1 in 800
-        if entry["loss"] > 1000.0:  # lost, as it must be; what is left of the curvature is rounding
-            continue
-        assert entry["stability/edge_high"] == pytest.approx(0.02, rel=1e-2)
-        assert entry["stability/trace"] == pytest.approx(800.0, rel=1e-2)
-        used = entry["stability/lr_used"]
-        assert used == pytest.approx(0.015 if cap else 0.05, rel=1e-2) and entry["learning_rate"] == used
-    assert (entries[-1]["loss"] < entries[0]["loss"]) == cap
-    assert ("is above" in caplog.text) == (not cap)
-
-
-def test_a_zeroth_order_trainer_has_its_own(tiny_model, arguments, rows) -> None:
-    with pytest.raises(UsageError, match="has its own monitor"):
-        ZOTrainer(tiny_model(), ZOConfig(**arguments), train_dataset=rows, callbacks=[StabilityCallback()])
 
 
 def test_jumps_that_persist_are_rewound_through_the_trajectory(tiny_model, arguments, rows) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from typing import Any
@@ -10,10 +9,13 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback
 
+from zoft.distributed import gather
 from zoft.errors import UsageError
 from zoft.stability.monitor import LEVELS
 from zoft.stability.probes import Prober
+from zoft.stability.reading import Reading, trace_reading
 from zoft.stability.theory import first_order_critical_lr, level
+from zoft.trainer.constructor import trainer_being_built
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +23,13 @@ logger = logging.getLogger(__name__)
 class StabilityCallback(TrainerCallback):
     """`Trainer(..., callbacks=[StabilityCallback()])`: measures, logs, warns; lowers the learning rate only if asked.
 
-    A first-order step is stable below 2 (1 + beta) / lambda_max (12). Along the gradient the curvature is the Rayleigh
+    A first-order step is stable below 2 (1 + beta) / lambda_max, with Nesterov's momentum (1 + 2 beta) times lower, with
+    torch's dampening tau 1 / (1 - tau) times higher (12). Along the gradient the curvature is the Rayleigh
     quotient g'Hg / ||g||^2 <= lambda_max, which the losses at w + r g/||g|| and w - r g/||g|| tell: right after the
     backward pass of a step, on the batch of that step, at the cost of two forwards and a centre. It is what the step
     itself will meet, and a lower bound of lambda_max. The trace comes from seeded Rademacher probes beside it.
+    Several processes measure along the same directions, each on its own micro-batch, and all take the mean: one reading,
+    one cap.
 
     A zeroth-order trainer (ZOTrainer, or a Trainer with ZOCallback) has its own monitor; there this callback refuses.
 
@@ -51,13 +56,7 @@ class StabilityCallback(TrainerCallback):
         self._limit = math.inf  # the largest learning rate allowed since the last measurement
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        frame = inspect.currentframe()
-        while frame is not None:
-            trainer = frame.f_locals.get("self")
-            if frame.f_code.co_name == "__init__" and isinstance(trainer, Trainer):
-                self.attach(trainer)
-                return
-            frame = frame.f_back
+        self.attach(trainer_being_built("StabilityCallback"))
 
     def attach(self, trainer: Trainer) -> Trainer:
         """Watch `trainer`. Returns it."""
@@ -81,6 +80,8 @@ class StabilityCallback(TrainerCallback):
 
         trainer.training_step = training_step  # type: ignore[method-assign]
         trainer.log = log_with_metrics  # type: ignore[method-assign]
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
         return trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -107,10 +108,12 @@ class StabilityCallback(TrainerCallback):
 
         random = torch.random.get_rng_state()
         prober = Prober(model, loss, seed=args.seed)
-        trace = prober.probe(prober.directions(self.probes, step=state.global_step), self.radius, 0.0).trace
-        sharpness = self._along_gradient(weights, prober)
+        curvatures = prober.probe(prober.directions(self.probes, step=state.global_step), self.radius, 0.0).values
+        mine = (*curvatures, self._along_gradient(weights, prober))
         torch.random.set_rng_state(random)
-        self._report(optimizer, trace.value, trace.standard_error, sharpness)
+        ranks = gather(mine, prober.space.device)
+        *probes, sharpness = (math.fsum(column) / len(ranks) for column in zip(*ranks, strict=True))
+        self._report(optimizer, trace_reading(probes, self.radius), sharpness)
 
     def _along_gradient(self, weights: list[torch.Tensor], prober: Prober) -> float:
         """g'Hg / ||g||^2 by a second difference along the gradient; the weights are put back from a copy."""
@@ -134,16 +137,30 @@ class StabilityCallback(TrainerCallback):
                     weight.copy_(start)
         return ((losses[0] - losses[2]) + (losses[1] - losses[2])) / length**2
 
-    def _report(self, optimizer: Any, trace: float, error: float, sharpness: float) -> None:
+    def _report(self, optimizer: Any, trace: Reading, sharpness: float) -> None:
         group = optimizer.param_groups[0]
         inner = getattr(optimizer, "optimizer", optimizer)
         lr, plain = float(group["lr"]), isinstance(inner, torch.optim.SGD)
-        found = {"trace": trace, "trace_stderr": error, "sharpness": sharpness, "lr_requested": lr, "lr_used": lr}
+        found = {"trace": trace.value, "trace_stderr": trace.standard_error, "sharpness": sharpness}
+        found |= {"lr_requested": lr, "lr_used": lr}
         if plain and sharpness > 0.0:
-            edge = first_order_critical_lr(sharpness, float(group.get("momentum", 0.0)))
+            edge = sgd_edge(sharpness, group)
             found |= {"edge_high": edge, "level": float(LEVELS.index(level(lr / edge)))}
             self._limit = self.margin * edge
             if lr > self._limit and not self.cap and not self._warned:
                 self._warned = True
-                logger.warning("learning rate %.3g is above %.3g = 2 (1 + beta) / sharpness", lr, edge)
+                logger.warning("learning rate %.3g is above %.3g, where gradient descent is no longer stable", lr, edge)
         self.metrics = {f"stability/{name}": value for name, value in found.items() if math.isfinite(value)}
+
+
+def sgd_edge(sharpness: float, group: dict[str, Any]) -> float:
+    """The largest stable learning rate of `torch.optim.SGD` with the settings in `group`, at this curvature; (12).
+
+    >>> sgd_edge(1.0, {"momentum": 0.5, "dampening": 0.5, "nesterov": False})
+    6.0
+    """
+    momentum, dampening = float(group.get("momentum", 0.0)), float(group.get("dampening", 0.0))
+    if momentum == 0.0:  # torch reads neither of the others then
+        return first_order_critical_lr(sharpness)
+    edge = first_order_critical_lr(sharpness, momentum, nesterov=bool(group.get("nesterov", False)))
+    return edge / (1.0 - dampening) if dampening < 1.0 else math.inf

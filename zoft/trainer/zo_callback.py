@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from typing import Any
 
@@ -10,6 +9,7 @@ from transformers import Trainer, TrainerCallback
 
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
+from zoft.trainer.constructor import trainer_being_built
 from zoft.trainer.mixin import ZOMixin
 from zoft.trainer.settings import ZOSettings
 
@@ -56,17 +56,9 @@ class ZOCallback(TrainerCallback):
         return trainer
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        frame = inspect.currentframe()
-        while frame is not None:
-            trainer = frame.f_locals.get("self")
-            if frame.f_code.co_name == "__init__" and isinstance(trainer, Trainer):
-                if not isinstance(trainer, ZOMixin):  # ZOTrainer is zeroth-order without this callback
-                    self.attach(trainer)
-                return
-            frame = frame.f_back
-        raise UsageError(
-            "ZOCallback could not find its trainer; call ZOCallback(...).attach(trainer) after building it"
-        )
+        trainer = trainer_being_built("ZOCallback")
+        if not isinstance(trainer, ZOMixin):  # ZOTrainer is zeroth-order without this callback
+            self.attach(trainer)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         if not isinstance(getattr(optimizer, "optimizer", optimizer), ZOOptimizer):  # accelerate wraps it

@@ -103,10 +103,13 @@ def scalar_adam_scale(mean_square_slope: float, directions: int = 1, adam_eps: f
     return math.sqrt(mean_square_slope / directions) + adam_eps
 
 
-def first_order_critical_lr(lambda_max: float, momentum: float = 0.0, ema: bool = False) -> float:
+def first_order_critical_lr(
+    lambda_max: float, momentum: float = 0.0, ema: bool = False, nesterov: bool = False
+) -> float:
     """eta* with the exact gradient, for comparison; the limit q -> infinity of (5), equation (12); exact.
 
         2 (1 + beta) / l_1   heavy ball (2 / l_1: gradient descent),      2 (1 + b) / ((1 - b) l_1)   EMA momentum
+        nesterov: the same over 1 + 2 beta
 
     `lambda_max` is l_1 [loss / length^2]. Of the preconditioned Hessian and with ema=True this is Adam's: 38 / l_1
     at 0.9.
@@ -117,7 +120,8 @@ def first_order_critical_lr(lambda_max: float, momentum: float = 0.0, ema: bool 
     scale = terms(momentum=momentum, ema=ema).scale
     if not lambda_max > 0.0:
         raise UsageError(f"lambda_max must be positive, got {lambda_max!r}")
-    return 2.0 * (1.0 + momentum) / (lambda_max * scale)
+    look_ahead = 1.0 + 2.0 * momentum if nesterov else 1.0
+    return 2.0 * (1.0 + momentum) / (lambda_max * scale * look_ahead)
 
 
 def _curvatures(eigenvalues: Sequence[float]) -> list[float]:
