@@ -7,6 +7,7 @@ python benchmarks/ops.py --dtypes float16 --csv ""    nothing is written
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -26,16 +27,18 @@ def main() -> None:
     parser.add_argument("--csv", default=str(RESULTS))
     asked = parser.parse_args()
     words = [word for word in asked.only.split(",") if word]
+    told = rows.circumstances(asked.device)  # before a row is written: it changes the tree
     for dtype in asked.dtypes.split(","):
         found = ops.run(
-            getattr(torch, dtype), asked.device, rounds=asked.rounds, backend_name=asked.backend, only=words
-        )
+            getattr(torch, dtype), asked.device, rounds=asked.rounds, backend_name=asked.backend, only=words,
+            tell=lambda line, dtype=dtype: print(f"{dtype}: {line.partition(':')[0]}", file=sys.stderr, flush=True),
+        )  # fmt: skip
         for row in found:
             print(
                 f"{dtype:<9} {row['op']:<34} {row['ns_per_element']} ns ({row['q1']} to {row['q3']})  x {row['to_limit']}"
             )
         if asked.csv:
-            rows.append(asked.csv, [{**rows.circumstances(asked.device), **row} for row in found])
+            rows.append(asked.csv, [{**told, **row} for row in found])
 
 
 if __name__ == "__main__":

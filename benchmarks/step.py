@@ -1,20 +1,26 @@
 """A step of zoft beside its own two forwards and beside MeZO's step, all interleaved in one run.
 
-    python benchmarks/step.py                             OPT-125M, 16 x 64 and 1 x 512, float32 and bfloat16
+    python benchmarks/step.py                             OPT-125M, 1 x 512 and 16 x 64, bfloat16 and float32
+    python benchmarks/step.py --minutes 30                the same with more time: all rounds even on a slow machine
     python benchmarks/step.py --dtypes bfloat16 --batches 1x512 --only forwards,mezo,in_place
     python benchmarks/step.py --shape opt-13b --dtypes bfloat16 --batches 16x64 --device cuda
 
-Rows go to benchmarks/results/step.csv; every contestant is explained in zoft/bench/contestants.py.
+Rows go to benchmarks/results/step.csv as soon as their cell (dtype and batch) is done; the bars are printed below it. A cell
+may take an equal share of the minutes that are left, so the quick ones come first and leave theirs to the slow ones.
+Every contestant is explained in zoft/bench/contestants.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from pathlib import Path
 
 import torch
 
 from zoft.bench import rows, step
+from zoft.bench.bars import bars
 from zoft.bench.contestants import MODES, PLAIN
 from zoft.bench.shapes import random_model
 
@@ -25,9 +31,10 @@ DEFAULT = (*PLAIN, "read_only", "in_place", "in_place_passes", "read_only_label"
 def main() -> None:
     parser = argparse.ArgumentParser(description="Time a step.")
     parser.add_argument("--shape", default="opt-125m")
-    parser.add_argument("--dtypes", default="float32,bfloat16")
-    parser.add_argument("--batches", default="16x64,1x512", help="rows x tokens")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--dtypes", default="bfloat16,float32")
+    parser.add_argument("--batches", default="1x512,16x64", help="rows x tokens")
+    parser.add_argument("--rounds", type=int, default=9, help="of each cell, at most")
+    parser.add_argument("--minutes", type=float, default=15.0, help="for all cells together; then fewer rounds are run")
     parser.add_argument(
         "--only", default=",".join(DEFAULT), help=f"of: {', '.join([*PLAIN, *MODES])}, …_passes, …_label"
     )
@@ -35,18 +42,27 @@ def main() -> None:
     parser.add_argument("--peaks", action="store_true")
     parser.add_argument("--csv", default=str(RESULTS))
     asked = parser.parse_args()
-    for dtype in asked.dtypes.split(","):
-        model = random_model(asked.shape, getattr(torch, dtype), asked.device)
-        for batch in asked.batches.split(","):
-            count, length = map(int, batch.split("x"))
-            cell = step.run(model, asked.shape, count, length, asked.only.split(","), asked.rounds, asked.peaks)
-            found = cell.table_rows()
-            print(
-                f"\n{asked.shape}, {dtype}, {batch} tokens, median of {asked.rounds} rounds\n{step.text(found)}",
-                flush=True,
-            )
-            if asked.csv:
-                rows.append(asked.csv, [{**rows.circumstances(asked.device), **row} for row in found])
+    told = rows.circumstances(asked.device)  # before a row is written: it changes the tree
+    cells = [(dtype, batch) for dtype in asked.dtypes.split(",") for batch in asked.batches.split(",")]
+    end = time.perf_counter() + 60 * asked.minutes
+    model, held = None, ""
+    for number, (dtype, batch) in enumerate(cells):
+        title = f"{asked.shape}, {dtype}, {batch} tokens"
+        if dtype != held:
+            model, held = None, dtype  # the old one is let go first
+            model = random_model(asked.shape, getattr(torch, dtype), asked.device)
+        count, length = map(int, batch.split("x"))
+        share = (end - time.perf_counter()) / (len(cells) - number)
+        cell = step.run(
+            model, asked.shape, count, length, asked.only.split(","), asked.rounds, asked.peaks,
+            seconds=share, tell=lambda line, title=title: print(f"{title}: {line}", file=sys.stderr, flush=True),
+        )  # fmt: skip
+        found = cell.table_rows()
+        if asked.csv:
+            rows.append(asked.csv, [{**told, **row} for row in found])
+        print(f"\n{title}, median of {found[0]['rounds']} rounds\n{step.text(found)}", flush=True)
+        if asked.shape == "opt-125m" and asked.device == "cpu":
+            print(*bars(found), sep="\n", flush=True)
 
 
 if __name__ == "__main__":

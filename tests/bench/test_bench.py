@@ -1,16 +1,24 @@
 """The benchmark measures what it says it does, on a model small enough for a test."""
 
 import csv
+import runpy
+import sys
+import time
+import warnings
+from pathlib import Path
 
 import pytest
 import torch
 
 from zoft.bench import main, rows
+from zoft.bench.bars import bars
 from zoft.bench.contestants import MODES, PLAIN, Batch, Contestants
 from zoft.bench.ops import run as run_ops
 from zoft.bench.shapes import SHAPES, random_model
 from zoft.bench.timing import Sample, interleave, ratio
 from zoft.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -24,6 +32,33 @@ def test_every_contestant_once_a_round_each_round_begun_by_another() -> None:
     samples = interleave({name: lambda name=name: order.append(name) for name in "abc"}, rounds=3, warm=1)
     assert "".join(order) == "cab" + "abc" + "bca" + "cab"
     assert all(len(taken) == 3 for taken in samples.values())
+
+
+def test_rounds_fit_the_time_and_are_told() -> None:
+    told: list[str] = []
+    work = {"nap": lambda: time.sleep(0.05), "nothing": lambda: None}
+    samples = interleave(work, rounds=50, seconds=0.4, tell=told.append)
+    assert 1 <= len(samples["nap"]) == len(samples["nothing"]) <= 7
+    assert len(told) == 1 + len(samples["nap"]) and told[0].startswith("warm-up") and "nap " in told[1]
+    assert len(interleave(work, rounds=50, seconds=0.0)["nap"]) == 1  # there is always a figure
+
+
+def test_the_benchmark_gives_every_cell_its_rows(tiny: str, tmp_path, capsys, monkeypatch) -> None:
+    file = tmp_path / "step.csv"
+    monkeypatch.setattr(sys, "argv", ["step.py", "--shape", tiny, "--batches", "1x8,2x4", "--rounds", "2", "--csv", str(file),
+                                      "--device", "cpu"])  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        runpy.run_path(str(ROOT / "benchmarks" / "step.py"), run_name="__main__")
+    with open(file, newline="") as lines:
+        table = list(csv.DictReader(lines))
+    assert len(table) == 4 * 10 and {row["rounds"] for row in table} == {"2"}
+    assert len({row["commit"] for row in table}) == 1
+    errors = capsys.readouterr().err
+    assert errors.count("round 2 of 2") == 4
+    found = list(bars([{**row, "batch": "16x64"} for row in table if row["dtype"] == "bfloat16"]))
+    assert sum(bar.wanted == 1.08 and bar.at_most for bar in found) == 4
+    assert sum(bar.wanted == 100 for bar in found) == 4 and sum(bar.wanted == 7 for bar in found) == 8
 
 
 def test_ratios_are_taken_round_by_round() -> None:

@@ -48,6 +48,7 @@ def run(
     rounds: int = 9,
     backend_name: str = "auto",
     only: Sequence[str] = (),
+    tell: Callable[[str], object] | None = None,
 ) -> list[dict[str, Any]]:
     """One row an op: median and quartiles over interleaved rounds, and how far from the limit."""
     ops = backend(backend_name, device)
@@ -56,7 +57,7 @@ def run(
         for name, work in contestants(ops, dtype, shape, device)
         if name == "limit" or not only or any(word in name for word in only)
     }
-    samples = interleave(chosen, rounds, device)
+    samples = interleave(chosen, rounds, device, tell=tell)
     elements = shape[0] * shape[1]
     rows = []
     for name, taken in samples.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,14 +86,23 @@ class Cell:
 
 
 def run(
-    model: nn.Module, name: str, rows: int, length: int, wanted: Sequence[str], rounds: int, peaks: bool = False
+    model: nn.Module,
+    name: str,
+    rows: int,
+    length: int,
+    wanted: Sequence[str],
+    rounds: int,
+    peaks: bool = False,
+    *,
+    seconds: float = math.inf,
+    tell: Callable[[str], object] | None = None,
 ) -> Cell:
-    """Time the contestants `wanted` on `model`, interleaved."""
+    """Time the contestants `wanted` on `model`, interleaved; `seconds` and `tell` as in `interleave`."""
     weight = next(model.parameters())
     contestants = Contestants(model, Batch.random(model, rows, length))
     callables = {contestant: contestants.get(contestant) for contestant in wanted}
     with torch.inference_mode(False):
-        samples = interleave(callables, rounds, weight.device)
+        samples = interleave(callables, rounds, weight.device, seconds=seconds, tell=tell)
         measured = {key: peak_bytes(work, weight.device) for key, work in callables.items()} if peaks else {}
     elements = sum(w.numel() for w in model.parameters())
     return Cell(

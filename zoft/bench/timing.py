@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -42,17 +43,42 @@ Samples = dict[str, list[Sample]]  # contestant -> one sample a round
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu", warm: int = 1
+    contestants: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: torch.device | str = "cpu",
+    warm: int = 1,
+    *,
+    seconds: float = math.inf,
+    tell: Callable[[str], object] | None = None,
 ) -> Samples:
-    """Every contestant once a round, each round beginning with another one; `warm` rounds before are not kept."""
+    """Every contestant once a round, each round beginning with another one; `warm` rounds before are not kept.
+
+    Args:
+        contestants: what is timed, by name.
+        rounds: how many are kept, at most.
+        device: where they run.
+        warm: rounds that are not kept.
+        seconds: no round begins that would not be over by then, if it took as long as the slowest so far; one is kept
+            whatever it takes.
+        tell: is handed a line a round.
+    """
     names = list(contestants)
     samples: Samples = {name: [] for name in names}
+    begin, slowest = time.perf_counter(), 0.0
     for number in range(-warm, rounds):
+        before = time.perf_counter()
+        if number > 0 and before - begin + slowest > seconds:
+            break
         start = number % len(names)
-        for name in names[start:] + names[:start]:
-            sample = once(contestants[name], device)
-            if number >= 0:
-                samples[name].append(sample)
+        taken = {name: once(contestants[name], device) for name in names[start:] + names[:start]}
+        slowest = max(slowest, time.perf_counter() - before)
+        if number >= 0:
+            for name in names:
+                samples[name].append(taken[name])
+        if tell is not None:
+            kind = f"round {number + 1} of {rounds}" if number >= 0 else "warm-up"
+            times = ", ".join(f"{name} {1e3 * taken[name].wall:.0f}" for name in names)
+            tell(f"{kind}, {time.perf_counter() - begin:.0f} s: {times} ms")
     return samples
 
 

@@ -1,0 +1,61 @@
+"""What a step on a CPU should cost at most, and how far each cell is from it.
+
+The bars are for the shape of OPT-125M on two cores: a step that costs its own two forwards, beside MeZO's step in the same run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]  # of `Cell.table_rows`
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One figure beside what is wanted of it."""
+
+    what: str
+    figure: float
+    wanted: float
+    at_most: bool  # or at least
+
+    @property
+    def holds(self) -> bool:
+        return self.figure <= self.wanted if self.at_most else self.figure >= self.wanted
+
+    def __str__(self) -> str:
+        sign = "<=" if self.at_most else ">="
+        return f"{'holds' if self.holds else 'FAILS'}  {self.what}: {self.figure:.3f} (wanted {sign} {self.wanted:g})"
+
+
+def bars(rows: Sequence[Row]) -> Iterator[Bar]:
+    """The bars of one cell for which its rows have figures, by wall time and by processor time.
+
+    >>> row = {"contestant": "in_place", "dtype": "float32", "batch": "1x512", "to_forwards_wall": "1.040",
+    ...        "to_forwards_cpu": "", "mezo_over_it_wall": "1.500", "mezo_over_it_cpu": ""}
+    >>> for bar in bars([row]):
+    ...     print(bar)
+    holds  in_place / its two forwards, wall: 1.040 (wanted <= 1.05)
+    FAILS  MeZO / in_place, wall: 1.500 (wanted >= 1.7)
+    """
+    for row in rows:
+        name, narrow = row["contestant"], row["dtype"] != "float32"
+        mode, passes, label = (
+            name.removesuffix("_passes").removesuffix("_label"),
+            name.endswith("_passes"),
+            name.endswith("_label"),
+        )
+        if mode not in ("in_place", "read_only"):
+            continue
+        to_forwards = 1.05 if mode == "in_place" else 1.08 if row["batch"] == "16x64" else 1.15
+        rival = "MeZO's harness" if label else "MeZO's passes" if passes else "MeZO"
+        factor = (
+            (7.0 if narrow else 4.5) if label else (100.0 if narrow else 50.0) if passes else (3.0 if narrow else 1.7)
+        )
+        for clock in ("wall", "cpu"):
+            if row[f"to_forwards_{clock}"] and not (label or passes):
+                yield Bar(f"{name} / its two forwards, {clock}", float(row[f"to_forwards_{clock}"]), to_forwards, True)
+            if row[f"mezo_over_it_{clock}"]:
+                yield Bar(f"{rival} / {name}, {clock}", float(row[f"mezo_over_it_{clock}"]), factor, False)
