@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from functools import lru_cache
 
 import torch
 
 from zoft.backends.base import Backend
+from zoft.backends.selfcheck import prove
 from zoft.errors import UsageError
 
 _MEMBERS = {
@@ -27,15 +29,24 @@ def backend(name: str, device: torch.device | str = "cpu") -> Backend:
     """The backend `name`; `auto` takes the fastest one for `device`.
 
     Raises:
-        UsageError: no such backend, or what it needs is not there; the message names those that are.
+        UsageError: no such backend, or what it needs is not there; the message names those that are. Kernels that do not
+            return the reference's bits on this GPU.
     """
     if name == "auto":
         name = _fastest(torch.device(device))
     obstacle = _obstacle(name)
     if obstacle is not None:
         raise UsageError(f"backend {name!r} {obstacle}; available: auto, {', '.join(available())}")
+    return _made(name, torch.device(device))
+
+
+@lru_cache(maxsize=16)
+def _made(name: str, device: torch.device) -> Backend:
     module, member, _ = _MEMBERS[name]
-    return getattr(importlib.import_module(module), member)()
+    made: Backend = getattr(importlib.import_module(module), member)()
+    if name == "triton" and device.type == "cuda":
+        prove(made, device)
+    return made
 
 
 def _obstacle(name: str) -> str | None:
