@@ -100,3 +100,25 @@ def test_a_head_that_reads_whole_texts_is_refused(tmp_path) -> None:
     found = gather_materials(load_config(settings(tmp_path, tmp_path)).run)
     with pytest.raises(UsageError, match="head of RobertaForSequenceClassification reads more than one vector"):
         StoredFeatures(found.model, found.train, found.collator)
+
+
+def test_a_mean_layer_is_kept_in_an_ordinary_folder(encoder, tiny_folder, tmp_path) -> None:
+    """The head reads the mean, the start is kept for replay, and the run's folder is a model without our code."""
+    from transformers import AutoModelForSequenceClassification
+
+    from zoft import from_trajectory
+
+    out = tmp_path / "out"
+    assert main(settings(encoder, tmp_path, output_dir=out, pooling="mean", learning_rate=0.1)) == 0
+    saved = AutoModelForSequenceClassification.from_pretrained(out)
+    assert saved.config.num_hidden_layers == 2
+    found = gather_materials(load_config(settings(out, tmp_path, pooling="mean")).run)
+    assert found.model.config.num_hidden_layers == 2  # its head was trained on what it reads: nothing is added again
+    for name, weight in from_trajectory(out).state_dict().items():
+        assert torch.equal(weight, saved.state_dict()[name])
+    with pytest.raises(UsageError, match="pooling=mean is for a classification head"):
+        gather_materials(
+            load_config(
+                settings(tiny_folder("opt"), tmp_path, pooling="mean", tuning="full", store_features="false")
+            ).run
+        )

@@ -38,6 +38,7 @@ class RunSettings(TuningSettings):
     model: str | None = None  # folder, or name on the Hub
     tokenizer: str | None = None  # folder or name; None: the model's own
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the weights; auto: as they were saved
+    pooling: Literal["model", "mean"] = "model"  # what a new classification head reads: the model's own, or the mean
     task: str | None = None  # name of a task; None: one described by template and label_words
     train_file: str | None = None  # json, jsonl, csv, tsv, txt or parquet; None: the task's data from the Hub
     validation_file: str | None = None

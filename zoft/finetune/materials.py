@@ -8,9 +8,11 @@ from typing import Any
 from torch import nn
 
 from zoft.config.run import RunSettings
+from zoft.errors import UsageError
 from zoft.generation import Greedy
 from zoft.models import architecture_of, context_length, has_head, load_model, load_tokenizer
 from zoft.objectives import Objective, objective
+from zoft.pooling import add_mean_layer
 from zoft.tasks import Architecture, Example, Splits, Task, load_splits, resolve
 from zoft.tasks.collate import Collator
 from zoft.tasks.encoded import EncodedDataset
@@ -59,9 +61,15 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
         tokenizer=tokenizer,
         quantization=run.quantization,
     )
+    new_head = architecture == "classifier" and not has_head(folder)
+    if run.pooling == "mean" and architecture != "classifier":
+        raise UsageError(
+            f"pooling=mean is for a classification head, but {folder} is a {architecture} model; leave it out"
+        )
+    if run.pooling == "mean" and new_head:
+        model = add_mean_layer(model)
     tied = model.config.tie_word_embeddings
     model = apply_tuning(model, run, tokenizer) if tuned else model
-    new_head = architecture == "classifier" and not has_head(folder)
     own_start = tuned and (hasattr(model, "peft_config") or new_head or model.config.tie_word_embeddings != tied)
     length = min(run.max_length or 1 << 30, context_length(model, tokenizer))
 
