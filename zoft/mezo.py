@@ -72,11 +72,12 @@ class MeZO(torch.optim.Optimizer):
         super().__init__([weight for _, weight in self.named], {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def accumulate(self, closure: Loss, divisor: int | None = None) -> float:
+    def accumulate(self, closure: Loss, divisor: int | None = None, *, hold: bool = False) -> float:
         """The two losses of one micro-batch, noise added and taken off again; returns the loss at w + eps z.
 
         Args:
             divisor: as in `ZOOptimizer.accumulate`.
+            hold: allowed, but without effect: noise is taken off at once.
         """
         seed = self.seed_of(self.steps)
         with evaluation_mode(self.model):

@@ -99,7 +99,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._probing: ReadOnly | None = None
         super().__init__([slot.weight for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
 
-    def accumulate(self, closure: Loss, divisor: int | None = None) -> float:
+    def accumulate(self, closure: Loss, divisor: int | None = None, *, hold: bool = False) -> float:
         """Take the losses of one micro-batch at all points of this step's population.
 
         Args:
@@ -107,6 +107,8 @@ class ZOOptimizer(torch.optim.Optimizer):
                 called once per point with dropout off, no graph, and torch's generators in the same state each time.
             divisor: the micro-batch's loss counts 1/divisor in the sum over the micro-batches of all ranks; None: their
                 mean is taken.
+            hold: `step()` follows at once and nothing reads a weight before: in place, the way back to the weights is
+                then made in one pass with the update.
 
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
@@ -116,7 +118,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             self._request = Request() if self.governor is None else self.governor.request(self.steps)
         loss = SameDraws(lambda: taken(closure()), self._devices)
         with evaluation_mode(self.model):
-            losses = self.perturbation.losses(population, loss)
+            losses = self.perturbation.losses(population, loss, hold=hold and not self._request.points)
             asked = self._probe_losses(self._request, loss)
         loss.leave()
         self._parts.append(Part([*losses, *asked], divisor))
@@ -140,10 +142,14 @@ class ZOOptimizer(torch.optim.Optimizer):
             The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last
             step.
         """
-        if closure is not None:
-            self.accumulate(closure)
-        if not self._parts:
-            return None
+        try:
+            if closure is not None:
+                self.accumulate(closure, hold=True)
+            return self._step() if self._parts else None
+        finally:
+            self.perturbation.restore()
+
+    def _step(self) -> float:
         directions = self.source.at(self.steps, self.directions)
         parts, self._parts = self._parts, []
         totals = total(parts, self.space.device)
@@ -192,12 +198,13 @@ class ZOOptimizer(torch.optim.Optimizer):
     def discard(self) -> None:
         """Forget the losses taken since the last step."""
         self._parts, self._request = [], None
+        self.perturbation.restore()
 
     def apply(self, step: Step) -> None:
         """Spend one step: the only path from a Step to the weights, in training and in replay."""
         move, self.rule_state = spend(self.rule, self.rule_state, step)
-        if move is not None:
-            self.space.move_([move])
+        back = self.perturbation.take_back()
+        self.space.move_(back if move is None else [*back, move])
         self.steps = step.index + 1
         self.skipped += step.flags.skipped
         self.last = step
@@ -206,6 +213,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state plus the step counter, the rule's scalars and residual bits; plain values and tensors only."""
+        self.perturbation.restore()
         state = super().state_dict()
         state["zoft"] = {
             "steps": self.steps,

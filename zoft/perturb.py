@@ -31,8 +31,22 @@ class Perturbation(ABC):
         self.space = space
 
     @abstractmethod
-    def losses(self, population: Sequence[Point], loss: Callable[[], T]) -> list[T]:
-        """`loss()` at every point, in order. The weights are what they were when this returns, or raises."""
+    def losses(self, population: Sequence[Point], loss: Callable[[], T], *, hold: bool = False) -> list[T]:
+        """`loss()` at every point, in order. The weights are what they were when this returns, or raises.
+
+        With `hold` they may stay where the last point was, if nothing raised: the caller goes on to `take_back` or
+        `restore` before anything reads a weight.
+        """
+
+    def take_back(self) -> list[Move]:
+        """The moves that lead back from where `losses(..., hold=True)` left the weights; the caller makes them now."""
+        return []
+
+    def restore(self) -> None:
+        """Bring the weights back where `hold` left them elsewhere."""
+        moves = self.take_back()
+        if moves:
+            self.space.move_(moves)
 
 
 class ReadOnly(Perturbation):
@@ -44,7 +58,7 @@ class ReadOnly(Perturbation):
         super().__init__(space)
         self._view = ReadOnlyView(space)
 
-    def losses(self, population: Sequence[Point], loss: Callable[[], T]) -> list[T]:
+    def losses(self, population: Sequence[Point], loss: Callable[[], T], *, hold: bool = False) -> list[T]:
         return [self._view.evaluate(point, loss) for point in population]
 
 
@@ -64,6 +78,7 @@ class InPlace(Perturbation):
     def __init__(self, space: ParameterSpace, *, eps: float, distribution: Distribution) -> None:
         super().__init__(space)
         self._counted = False
+        self._back: list[Move] = []  # not empty: the weights are displaced
         narrow = next((s for s in space.slots if s.weight.dtype in (torch.bfloat16, torch.float16)), None)
         if narrow is None:
             return
@@ -77,7 +92,8 @@ class InPlace(Perturbation):
             )
         warnings.warn(IN_PLACE_16_BIT, stacklevel=3)
 
-    def losses(self, population: Sequence[Point], loss: Callable[[], T]) -> list[T]:
+    def losses(self, population: Sequence[Point], loss: Callable[[], T], *, hold: bool = False) -> list[T]:
+        self.restore()
         if not any(population):
             return [loss() for _ in population]
         if not self._counted:
@@ -86,15 +102,21 @@ class InPlace(Perturbation):
             report_too_large((slot.weight for slot in self.space.slots), step)
         results: list[T] = []
         path = in_place_path(population)
-        here: Point = ()
         try:
             for point, move in zip(population, path, strict=False):
-                self.space.shift_([move])
-                here = point
+                self.space.move_([move])
+                self._back = [_between(point, ())]
                 results.append(loss())
-        finally:
-            self.space.shift_([_between(here, ())])
+        except BaseException:
+            self.restore()
+            raise
+        if not hold:
+            self.restore()
         return results
+
+    def take_back(self) -> list[Move]:
+        moves, self._back = self._back, []
+        return moves
 
 
 IN_PLACE_16_BIT = (
@@ -107,7 +129,8 @@ IN_PLACE_16_BIT = (
 def in_place_path(population: Sequence[Point]) -> list[Move]:
     """The moves that lead from w through every point and back to w: what training does in place, and replay repeats.
 
-    For (+eps z, -eps z): +eps, -2 eps, +eps.
+    For (+eps z, -eps z): +eps, -2 eps, +eps, each rounded to nearest. Training may make the last of them in one pass with
+    the update: a pass of several moves rounds after each of them, so the bits are those of a pass each.
     """
     stops: list[Point] = [(), *population, ()]
     return [_between(start, stop) for start, stop in pairwise(stops)]
@@ -118,7 +141,7 @@ def _between(start: Point, stop: Point) -> Move:
     scales = {term.direction: -term.scale for term in start}
     for term in stop:
         scales[term.direction] = scales.get(term.direction, 0.0) + term.scale
-    return Move(tuple(Term(direction, scale) for direction, scale in scales.items()))
+    return Move(tuple(Term(direction, scale) for direction, scale in scales.items()), to_nearest=True)
 
 
 def perturbation(name: str, space: ParameterSpace, *, eps: float, distribution: Distribution) -> Perturbation:

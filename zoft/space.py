@@ -108,10 +108,6 @@ class ParameterSpace:
             self.backend.axpby_(Target(buffer, slot.window, decays=True), ageing)
             add_(target, buffer, move, self.rounding)
 
-    def shift_(self, moves: Sequence[Move]) -> None:
-        """Moves of the in-place perturbation: like `move_`, but without weight decay and always to nearest."""
-        self.backend.sweep_(self._targets, moves, Rounding.NEAREST)
-
     def norm(self) -> float:
         """The Euclidean norm of all trainable weights, accumulated in float64."""
         squares = (

@@ -122,6 +122,40 @@ def test_resume_equals_an_uninterrupted_run(tiny_model, arguments, rows, perturb
     assert resumed.zo.space.fingerprint() == whole.zo.space.fingerprint()
 
 
+def test_in_place_no_callback_and_no_override_ever_sees_a_displaced_weight(tiny_model, arguments, rows) -> None:
+    from transformers import TrainerCallback
+
+    seen: dict[str, list[str]] = {}
+
+    def look(name: str):
+        def read(self, args, state, control, **kwargs):
+            seen.setdefault(name, []).append(trainer.zo.space.fingerprint())
+
+        return read
+
+    ends = ["on_step_begin", "on_substep_end", "on_optimizer_step", "on_step_end"]
+    changes = {"perturbation": "in_place", "zo_eps": 2.0**-10, "max_steps": 3, "gradient_accumulation_steps": 2}
+    changes |= {"stability": "off", "guard": "off"}  # losses that the monitor asks for would be taken at the weights
+    prints, sweeps = [], []
+    for before in ([], ["on_pre_optimizer_step"]):
+        seen.clear()
+        watcher = type("Watcher", (TrainerCallback,), {name: look(name) for name in [*ends, *before]})()
+        config = ZOConfig(**{**arguments, **changes})
+        trainer = ZOTrainer(tiny_model(), config, train_dataset=rows, callbacks=[watcher])
+        trainer.create_optimizer()
+        move_, moves_ = trainer.zo.space.move_, []
+        trainer.zo.space.move_ = lambda moves, keep=moves_, do=move_: keep.append(len(moves)) or do(moves)
+        trainer.train()
+        assert seen["on_optimizer_step"] == seen["on_step_end"]
+        assert seen["on_step_begin"][1:] == seen["on_step_end"][:-1]
+        prints.append(trainer.zo.space.fingerprint())
+        sweeps.append(moves_)
+        assert prints[-1] == seen["on_step_end"][-1]
+    assert prints[0] == prints[1]
+    assert seen["on_substep_end"] == seen["on_pre_optimizer_step"]  # two cycles on one grid: both end at the weights
+    assert sweeps[0] == 3 * [1, 1, 1, 1, 1, 2] and sweeps[1] == 3 * [1] * 7
+
+
 def test_resume_is_exact_when_the_loss_draws_random_numbers(tiny_model, arguments, rows) -> None:
     class Noisy(ZOTrainer):
         drawn = ()

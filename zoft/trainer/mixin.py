@@ -19,6 +19,7 @@ from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.stability import govern
 from zoft.trainer.best import follow_best, mark_best
+from zoft.trainer.holding import step_follows
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings, last_checkpoint
 from zoft.trainer.settings import ZOSettings
@@ -160,6 +161,7 @@ class ZOMixin(_Base):
         finally:
             accelerator.prepare_model = prepare_model
             if self.zo is not None:
+                self.zo.discard()
                 for weight in self.zo.param_groups[0]["params"]:
                     weight.requires_grad_(True)
 
@@ -204,7 +206,7 @@ class ZOMixin(_Base):
             with self.compute_loss_context_manager(), _without_rank_factor(self.args):
                 return self.zo_losses(model, dict(inputs), num_items_in_batch)
 
-        value = self.zo.accumulate(loss, divisor)
+        value = self.zo.accumulate(loss, divisor, hold=step_follows(self, ZOMixin.training_step))
         return torch.tensor(value * self.args.world_size / divisor, device=self.args.device)
 
     def zo_losses(

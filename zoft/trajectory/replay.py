@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from zoft.backends import BufferedMove, Move, Rounding
@@ -56,18 +55,10 @@ def replay(model: nn.Module, log: TrajectoryLog, until: int | None = None, *, ba
 def advance(space: ParameterSpace, header: Header, steps: Sequence[Step], state: State) -> State:
     """Repeat `steps` on weights that are where they were before the first of them; the rule's state after them."""
     writes = Writes(header, state)
-    fused = header.rounding == Rounding.NEAREST or all(
-        slot.weight.dtype in (torch.float32, torch.float64) for slot in space.slots
-    )
     pending: list[Move] = []
     terms = 0
     for step in steps:
-        for move, is_update in writes.of(step):
-            if not is_update and not fused:  # the sweeps of the perturbation round to nearest, updates as the log says
-                space.move_(pending)
-                space.shift_([move])
-                pending, terms = [], 0
-                continue
+        for move, _ in writes.of(step):
             pending.append(move)
             terms += len(move.terms)
         if terms >= TERMS_AT_ONCE:

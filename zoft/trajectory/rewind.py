@@ -62,6 +62,7 @@ def rewind(optimizer: ZOOptimizer, log: TrajectoryLog, step: int, start: Snapsho
             f"{log.header.first} to {log.end}; the snapshot must not be later, and the log must reach there"
         )
     steps = log.steps[start.step - log.header.first : step - log.header.first]
+    optimizer.discard()
     optimizer.space.load_weights(start.weights)
     optimizer.space.load_residuals(start.residuals)
     optimizer.space.load_momenta(start.momenta)
@@ -69,7 +70,6 @@ def rewind(optimizer: ZOOptimizer, log: TrajectoryLog, step: int, start: Snapsho
     optimizer.steps = step
     optimizer.skipped = start.skipped + sum(taken.flags.skipped for taken in steps)
     optimizer.last = steps[-1] if steps else None
-    optimizer.discard()
 
 
 def _header_like(optimizer: ZOOptimizer, header: Header) -> Header:
