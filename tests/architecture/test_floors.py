@@ -49,6 +49,7 @@ OWN_SUBJECT = {
 LIGHT = [
     "zoft/__init__.py",
     "zoft/__main__.py",
+    "zoft/choices.py",
     "zoft/cli.py",
     "zoft/config",
     "zoft/errors.py",

@@ -36,10 +36,19 @@ class Landscape:
 def landscape():
     """Builds a monitor with the given settings in front of a landscape."""
 
-    def build(trace: float = 10.0, rule: dict | None = None, directions: int = 1, fraction: float = 0.0, **settings):
+    def build(
+        trace: float = 10.0, rule: dict | None = None, directions: int = 1, fraction: float = 0.0, norm: float = 50.0,
+        base_lr: float = 1.0, **settings,
+    ):  # fmt: skip
         settings = {"stability_loss_noise": 0.0, "stability_drift": None, "stability_every": 1, **settings}
         around = Surroundings(
-            rule or {"name": "sgd"}, directions, eps=2.0**-4, elements=100, weights_norm=50.0, batch_fraction=fraction
+            rule or {"name": "sgd"},
+            directions,
+            eps=2.0**-4,
+            elements=100,
+            weights_norm=norm,
+            batch_fraction=fraction,
+            base_lr=base_lr,
         )
         return Landscape(StabilityMonitor(StabilitySettings(**settings), around), trace)
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from zoft.backends import Term
+from zoft.errors import UsageError
 from zoft.estimate import Flag
 from zoft.governor import Decision, Request
 from zoft.optimizer import ZOOptimizer
@@ -146,6 +147,51 @@ def test_the_guard_skips_a_step_whose_loss_jumps(bad) -> None:
         refused = bool(optimizer.last.flags & Flag.GUARDED)
         assert refused == (step == 30) and (optimizer.space.fingerprint() == before) == refused
     assert optimizer.governor.metrics()["stability/guarded"] == 1 == optimizer.skipped
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_rewind_takes_the_monitor_back_and_what_was_spent_stays_spent(kept) -> None:
+    """To the step itself where it is recent, else to the last place that was kept before it."""
+    model = network()
+    optimizer = ZOOptimizer(model, lr=0.05, rule="adam")
+    steering = govern(optimizer, StabilitySettings(guard="rewind", stability_every=4), may_rewind=True)
+    states = []
+    for step in range(150):
+        states.append((steering.monitor.state_dict(), optimizer.rule_state))
+        if kept and step == 10:
+            steering.keep(10)
+        optimizer.step(lambda: losses(model) * (1.0 + 0.01 * max(0, step - 100)))  # noqa: B023
+    monitor, target, source = steering.monitor, *((12, 10) if kept else (130, 130))
+    forwards = monitor.curvature.forwards
+    optimizer.steps, optimizer.rule_state = target, states[target][1]
+    steering.rewound(target)
+    now, then = monitor.state_dict(), states[source][0]
+    for name in ("noise_paid", "drift", "signal", "square"):
+        assert now[name] == then[name]
+    assert now["curvature"]["kept"] == then["curvature"]["kept"] and now["curvature"]["next"] <= source + 4
+    assert now["steps"] == 150 and monitor.curvature.forwards == forwards and steering.scale == 0.5
+    optimizer.step(lambda: losses(model))
+    (p,) = optimizer.last.estimate.coefficients
+    v = 0.99 * states[target][1]["v"] + 0.01 * p * p
+    root = math.sqrt(v / (1.0 - 0.99 ** (states[target][1]["spent"] + 1)))
+    assert monitor._gain == pytest.approx(1.0 / (root + 1e-8), rel=1e-6)
+
+
+def test_a_head_of_zeros_learns_under_the_default_bounds() -> None:
+    model = nn.Linear(6, 1)
+    for weight in model.parameters():
+        nn.init.zeros_(weight)
+    optimizer = ZOOptimizer(model, lr=0.02)
+    govern(optimizer, StabilitySettings())
+    first = optimizer.step(lambda: losses(model, slice(0, 64)))
+    for _ in range(300):
+        last = optimizer.step(lambda: losses(model, slice(0, 64)))
+    assert last < 0.5 * first
+
+
+def test_auto_needs_a_rate_to_measure_the_schedule_by() -> None:
+    with pytest.raises(UsageError, match=r"must be positive and is 0\.0"):
+        govern(ZOOptimizer(network(), lr=0.0), StabilitySettings(stability_auto=True))
 
 
 def test_the_guard_wants_a_rewind_when_jumps_persist_and_otherwise_accepts_a_new_level() -> None:

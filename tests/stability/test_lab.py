@@ -57,7 +57,13 @@ def test_steps_equal_those_of_the_optimizer(rule: str, directions: int, loss: An
         chosen = StabilitySettings(stability_every=3)
         govern(optimizer, chosen)
         around = Surroundings(
-            optimizer.rule.settings(), directions, 1e-3, engine.elements, float(engine.weights.norm()), 1.0
+            optimizer.rule.settings(),
+            directions,
+            1e-3,
+            engine.elements,
+            float(engine.weights.norm()),
+            1.0,
+            rule_state=engine.rule_state,
         )
         engine.governor = Steering(StabilityMonitor(chosen, around), None)
         optimizer.governor.guard = None

@@ -7,6 +7,7 @@ import pytest
 
 from zoft.errors import UsageError
 from zoft.stability import StabilityMonitor, StabilitySettings, Surroundings
+from zoft.stability.spending import Gain
 from zoft.stability.theory import descent_edge, right_edge
 
 
@@ -37,8 +38,7 @@ def test_a_learning_rate_below_every_bound_is_left_alone(landscape) -> None:
 
 
 def test_never_above_the_left_edge_where_lambda_max_is_known(landscape) -> None:
-    run = landscape(trace=10.0, stability_margin=1.0)
-    run.monitor.lambda_max = 10.0  # rank one: left edge 2 / (Tr + 2 l_1)
+    run = landscape(trace=10.0, stability_margin=1.0, stability_lambda_max=10.0)  # rank one: left edge 2 / (Tr + 2 l_1)
     assert run(lr=1.0).lr == pytest.approx(2.0 / 30.0)
 
 
@@ -84,6 +84,15 @@ def test_the_drift_bound(landscape) -> None:
     decision = run(lr=1.0, slope=2.0)
     assert decision.lr * 2.0 * math.sqrt(100.0) == pytest.approx(0.01 * 50.0)
     assert run.monitor.metrics()["stability/drift"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("norm", [0.0, 0.5 * 2.0**-4 * math.sqrt(100.0)])
+def test_weights_that_begin_at_zero_are_not_held_there(landscape, norm) -> None:
+    """Below the distance of the training losses, eps sqrt(d), there is no drift to bound; the other bounds stand."""
+    run = landscape(norm=norm, stability_drift=0.02)
+    assert run(lr=0.01).lr == 0.01 and "drift" not in run.monitor.limits
+    assert run(lr=10.0).lr == pytest.approx(0.1) and run.monitor.bound == "curvature"
+    assert run.monitor.drift == 0.0
 
 
 def test_the_noise_bound_is_what_one_step_may_cost(landscape) -> None:
@@ -159,6 +168,38 @@ def test_auto_measures_first_then_follows_the_best_step_and_never_stalls(landsca
         sign = 1.0 if step % 2 else -1.0
         last = run(lr=1.0, halves=(1.0 + math.sqrt(1.0 + sign), 1.0 - math.sqrt(1.0 + sign))).lr
     assert 0.0 < last < 0.2 * quick
+
+
+@pytest.mark.parametrize("trace", [-10.0, 0.0])
+@pytest.mark.parametrize(
+    ("norm", "share", "length"), [(50.0, 0.02, 1.0), (50.0, None, 2.0**-4 * 10.0), (0.0, 0.02, 2.0**-4 * 10.0)]
+)
+def test_auto_goes_by_distance_where_no_trace_is_positive(landscape, caplog, trace, norm, share, length) -> None:
+    run = landscape(trace=trace, norm=norm, stability_auto=True, stability_drift=share, stability_every=None)
+    rates = [run(lr=1.0, slope=2.0, halves=(3.2, 0.8)).lr for _ in range(20)]
+    assert rates == [0.0] * 20
+    dense = run.monitor.curvature.forwards
+    rates = [run(lr=1.0, slope=2.0, halves=(3.2, 0.8)).lr for _ in range(60)]
+    assert all(rate * 2.0 * math.sqrt(100.0) == pytest.approx(0.1 * length) for rate in rates)
+    assert sum("no positive curvature" in record.message for record in caplog.records) == 1
+    assert run.monitor.curvature.forwards - dense <= 0.05 * 2 * 60 + 3  # no longer dense
+    run.trace = 1000.0
+    for _ in range(200):
+        last = run(lr=1.0, slope=2.0, halves=(3.2, 0.8)).lr
+    assert 0.0 < last <= 0.1 * 0.64 / 1000.0 * (1.0 + 1e-9)
+
+
+def test_auto_multiplies_the_factor_of_the_schedule_whatever_its_rate(landscape) -> None:
+    one, other = landscape(stability_auto=True), landscape(stability_auto=True, base_lr=2.0**-20)
+    for _ in range(40):
+        a, b = one(lr=0.5, halves=(1.0, 1.0)), other(lr=2.0**-21, halves=(1.0, 1.0))
+    assert a == b and a.lr > 0.0
+
+
+def test_the_gain_of_adam_is_read_from_the_rule() -> None:
+    gain = Gain({"name": "adam", "beta": 0.9, "beta2": 0.5, "delta": 0.0})
+    assert gain.now([1.0], {"v": 7.5, "spent": 3}) == pytest.approx(1.0 / math.sqrt(4.25 / (1.0 - 0.5**4)))
+    assert gain.now([2.0], {}) == pytest.approx(0.5)
 
 
 def test_the_scheduler_scales_what_auto_chooses(landscape) -> None:

@@ -63,6 +63,31 @@ def test_auto_moves_after_measuring_and_lowers_the_loss(tiny_model, arguments, r
     assert rates[0] == rates[1] == 0.0 and all(rate > 0.0 for rate in rates[3:])
 
 
+def test_auto_with_the_callback_is_auto_with_the_trainer(tiny_model, arguments, rows) -> None:
+    from transformers import Trainer, TrainingArguments
+
+    from zoft.trainer import ZOCallback
+
+    changes = {"max_steps": 16, "stability_auto_steps": 8, "stability_every": 2}
+    own, flag = (
+        ZOTrainer(tiny_model(), ZOConfig(**{**arguments, **changes, **auto}), train_dataset=rows[:16])
+        for auto in ({"learning_rate": "auto"}, {"stability_auto": True})
+    )
+    own.train()
+    flag.train()
+    settings = {name: value for name, value in changes.items() if name != "max_steps"}
+    callback = ZOCallback(learning_rate="auto", **settings)
+    other = Trainer(
+        tiny_model(), TrainingArguments(**{**arguments, "max_steps": 16}), train_dataset=rows[:16], callbacks=[callback]
+    )
+    other.train()
+    rates = {trainer.zo.last.lr for trainer in (flag, other)}
+    assert len(rates) == 1 and rates.pop() > 0.0 and other.zo.space.fingerprint() == flag.zo.space.fingerprint()
+    assert own.zo.last.lr == flag.zo.last.lr
+    with pytest.raises(UsageError, match="a number goes into TrainingArguments"):
+        ZOCallback(learning_rate=1e-3)
+
+
 def test_auto_needs_the_monitor(arguments) -> None:
     with pytest.raises(UsageError, match="learning_rate=auto is chosen by the stability monitor"):
         ZOConfig(**{**arguments, "learning_rate": "auto", "stability": "off"})

@@ -6,17 +6,22 @@ moves as far (`zoft.stability.spending`), with Tr the pessimistic trace of `Curv
 
     curvature   margin x 2 q / Tr                        edge of stability of the full batch                  (6), (18)
     descent     margin x 2 q sf / Tr                     above 2 q sf / Tr a step raises the expected loss         (9)
-    drift       share x ||w_0|| / (p_rms sqrt(d / q))    relative distance that noise walks in one step           (17)
+    drift       share x ||w_0|| / (p_rms sqrt(d / q))    relative distance that noise walks in one step; none      (17)
+                                                         where ||w_0|| <= eps sqrt(d): no weights to keep yet
     noise       sqrt(2 x most q / (Tr p_rms^2))          what one step's noise costs, in units of the loss        (10)
+
+Where no trace is positive (a saddle, a ridge, a loss that is linear) learning_rate=auto has nothing to divide by; it
+then takes a share of the drift bound, or of the length of the training pair, eps sqrt(d).
 
 The first one alone reassures wrongly in mini-batch training: runs fail far below it (docs/experiments.md).
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zoft.governor import Decision, Evidence, Request
@@ -26,6 +31,7 @@ from zoft.stability.settings import StabilitySettings
 from zoft.stability.spending import HEAVY_BALL, Gain
 from zoft.stability.theory import band, drift, level, noise_paid, signal_fraction
 
+logger = logging.getLogger(__name__)
 BOUNDS = ("none", "curvature", "descent", "drift", "noise")  # position = the number in the metric stability/bound
 LEVELS = ("safe", "near", "over", "blow-up likely")  # position = the number in the metric stability/level
 GROWTH = 1.02  # most by which a chosen learning rate grows in one step; it may fall at once
@@ -42,6 +48,18 @@ class Surroundings:
     elements: int  # d, trainable weights
     weights_norm: float  # ||w_0|| [length]
     batch_fraction: float = 0.0  # examples in a batch / examples there are; 0: far more than one batch
+    base_lr: float = 1.0  # the schedule's learning rate before its factor; auto multiplies that factor alone
+    rule_state: Callable[[], Mapping[str, Any]] = dict  # of the rule, before the step that is decided on
+
+    @property
+    def pair(self) -> float:
+        """Distance of the training losses from the weights, eps sqrt(d) [length]."""
+        return self.eps * math.sqrt(self.elements)
+
+    @property
+    def grown(self) -> bool:
+        """Are there weights to keep: larger than the distance at which losses are taken. A fresh head of zeros is not."""
+        return self.weights_norm > self.pair
 
 
 class StabilityMonitor:
@@ -70,6 +88,7 @@ class StabilityMonitor:
         self._square = Average(SQUARE_DECAY)
         self._chosen = 0.0  # eta_e of learning_rate=auto
         self._gain = 1.0
+        self._flat = False  # has it been said that there is no curvature to choose by
 
     @property
     def measuring(self) -> bool:
@@ -93,9 +112,11 @@ class StabilityMonitor:
             if math.isfinite(product):
                 self.signal.add(product, square)
         self._square.add(square)
-        self._gain = self.gain.now(slopes)
+        self._gain = self.gain.now(slopes, self.around.rule_state())
         self.limits = {name: eta / self._gain for name, eta in self._limits(square).items()}
-        wanted = self._choose() / self._gain * evidence.lr if self.settings.stability_auto else evidence.lr
+        wanted = evidence.lr
+        if self.settings.stability_auto:
+            wanted = self._choose(square) / self._gain * (evidence.lr / self.around.base_lr)
         lr, self.bound = wanted, "none"
         if self.settings.stability == "cap":
             for name, limit in self.limits.items():
@@ -105,13 +126,11 @@ class StabilityMonitor:
             self.bounded[self.bound] = self.bounded.get(self.bound, 0) + 1
         self.lr_requested, self.lr_used = wanted, lr
         self._account(lr * self._gain, square)
-        self.gain.spend(slopes)
         return Decision(lr, capped=self.bound != "none")
 
     def _limits(self, square: float) -> dict[str, float]:
         """Each bound that is switched on and has something to go by, in eta_e."""
-        settings, q = self.settings, self.around.directions
-        rms = math.sqrt(max(square, self._square.value))
+        settings, q, rms = self.settings, self.around.directions, self._rms(square)
         trace = self.curvature.pessimistic()
         found: dict[str, float] = {}
         if trace is not None:
@@ -123,10 +142,17 @@ class StabilityMonitor:
                 found["descent"] = settings.stability_descent_margin * edge * signal
             if settings.stability_noise is not None and rms > 0.0:
                 found["noise"] = math.sqrt(2.0 * settings.stability_noise * q / trace) / rms
-        if settings.stability_drift is not None and rms > 0.0:
-            around = self.around
-            found["drift"] = settings.stability_drift * around.weights_norm / (rms * math.sqrt(around.elements / q))
+        if settings.stability_drift is not None and rms > 0.0 and self.around.grown:
+            found["drift"] = self._walk(settings.stability_drift * self.around.weights_norm, rms)
         return found
+
+    def _rms(self, square: float) -> float:
+        """p_rms, of this step or of the last ones, whichever is larger."""
+        return math.sqrt(max(square, self._square.value))
+
+    def _walk(self, length: float, rms: float) -> float:
+        """eta_e at which the noise of one step moves the weights by `length`; (17)."""
+        return length / (rms * math.sqrt(self.around.elements / self.around.directions))
 
     def _left_edge(self, trace: float) -> float:
         """The sufficient edge of (6) in eta_e; no bound while l_1 is not known."""
@@ -137,22 +163,37 @@ class StabilityMonitor:
         edges = band(trace, top, momentum=momentum, directions=self.around.directions, ema=ema)
         return edges[0] / (1.0 - momentum) if self.gain.name == HEAVY_BALL else edges[0]
 
-    def _choose(self) -> float:
+    def _choose(self, square: float) -> float:
         """eta_e of learning_rate=auto: margin x q sf / Tr, after measuring; grows slowly, falls at once."""
         trace, signal = self.curvature.pessimistic(), self.signal.lower()
-        if self.measuring or trace is None:
+        if self.measuring:
             return 0.0
+        if trace is None:
+            return self._without_curvature(self._rms(square))
         if math.isnan(signal):  # no half-batches: the full-batch edge and the drift are all there is
             signal = 0.1
         target = self.settings.stability_auto_margin * self.around.directions * signal / trace
         self._chosen = min(target, self._chosen * GROWTH) if self._chosen > 0.0 else target
         return self._chosen
 
+    def _without_curvature(self, rms: float) -> float:
+        """eta_e of learning_rate=auto while no trace was positive: margin x the length that drift allows, or the pair's."""
+        if not self._flat:
+            self._flat = True
+            logger.warning(
+                "no positive curvature in %d steps: learning_rate=auto goes by the distance of a step instead, "
+                "until a trace can be believed (%d readings could not)", self.steps, self.curvature.held,
+            )  # fmt: skip
+        share, around = self.settings.stability_drift, self.around
+        length = share * around.weights_norm if share is not None and around.grown else around.pair
+        self._chosen = self._walk(self.settings.stability_auto_margin * length, rms) if rms > 0.0 else self._chosen
+        return self._chosen
+
     def _account(self, eta: float, square: float) -> None:
         around, trace = self.around, self.curvature.seen.value
         if math.isfinite(trace):
             self.noise_paid += noise_paid(eta, trace, square, around.directions)
-        if around.weights_norm > 0.0:
+        if around.grown:
             self.drift = drift(eta, square, around.weights_norm, around.elements, around.directions, self.drift)
         self.steps += 1
 
@@ -200,21 +241,25 @@ class StabilityMonitor:
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "curvature": self.curvature.state(), "signal": self.signal.state(), "gain": self.gain.state(),
+            "curvature": self.curvature.state(), "signal": self.signal.state(),
             "square": self._square.state(), "noise_paid": self.noise_paid, "drift": self.drift, "steps": self.steps,
-            "chosen": self._chosen, "weights_norm": self.around.weights_norm, "lambda_max": self.lambda_max,
+            "chosen": self._chosen, "weights_norm": self.around.weights_norm, "base_lr": self.around.base_lr,
             "bounded": dict(self.bounded),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken; ||w_0|| stays that of the run's beginning."""
+        """Continue where `state` was taken; ||w_0|| and the schedule's rate stay those of the run's beginning."""
         self.curvature.load(state["curvature"])
         self.signal.load(state["signal"])
-        self.gain.load(state["gain"])
         self._square.load(state["square"])
         self.noise_paid, self.drift, self.steps = state["noise_paid"], state["drift"], state["steps"]
-        self._chosen, self.lambda_max, self.bounded = state["chosen"], state["lambda_max"], dict(state["bounded"])
-        around = self.around
-        self.around = Surroundings(
-            around.rule, around.directions, around.eps, around.elements, state["weights_norm"], around.batch_fraction
-        )
+        self._chosen, self.bounded = state["chosen"], dict(state["bounded"])
+        self.around = replace(self.around, weights_norm=state["weights_norm"], base_lr=state["base_lr"])
+
+    def rewound(self, state: dict[str, Any]) -> None:
+        """The weights are back where `state` was taken. What was measured since then belongs to other weights; what was
+        spent since then stays spent (steps, forwards, readings not believed)."""
+        steps, bounded, watch = self.steps, self.bounded, self.curvature
+        forwards, held = watch.forwards, watch.held
+        self.load_state_dict(state)
+        self.steps, self.bounded, watch.forwards, watch.held = steps, bounded, forwards, held

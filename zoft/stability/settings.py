@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from zoft.choices import check_choices
 from zoft.errors import UsageError
 
 
@@ -21,10 +22,10 @@ class StabilitySettings:
     stability_ema: float = 0.9  # share of the averaged trace that a new reading leaves
     stability_margin: float | None = 0.5  # x 2 q (1 - beta) / Tr, the edge of stability; None: does not bound
     stability_descent_margin: float | None = 0.1  # x 2 q sf / Tr, the mini-batch descent edge; None: does not bound
-    stability_drift: float | None = 0.02  # most that noise may move the weights in one step, x ||w_0||; None: no bound
+    stability_drift: float | None = 0.02  # most that noise may move the weights in one step, x ||w_0||; None: any
     stability_lambda_max: float | None = None  # top eigenvalue of the Hessian, where it is known; None: not
     stability_noise: float | None = None  # most that one step's noise may cost, in units of the loss; None: no bound
-    stability_auto: bool = False  # choose the learning rate; set by learning_rate=auto
+    stability_auto: bool = False  # choose the learning rate, times the schedule; set by learning_rate=auto
     stability_auto_margin: float = 0.1  # x q sf / Tr, the best single step
     stability_auto_steps: int = 20  # measuring steps before the first one that moves
     guard: Literal["off", "skip", "rewind"] = "skip"  # what happens to steps whose losses jump
@@ -33,6 +34,7 @@ class StabilitySettings:
     guard_rise: float | None = 3.0  # x the lowest average loss: where guard=rewind goes back; None: only for jumps
 
     def __post_init__(self) -> None:
+        check_choices(self)
         positive = ("stability_radius", "stability_margin", "stability_descent_margin", "stability_drift",
                     "stability_lambda_max", "stability_noise", "stability_auto_margin", "guard_threshold")  # fmt: skip
         for name in positive:

@@ -18,8 +18,7 @@ class Gain:
 
     In eta_e the right edge is 2 q / Tr for all three: (6) for heavy ball and, with P^-1 H in the place of H, (18).
 
-    >>> gain = Gain({"name": "momentum", "beta": 0.75})
-    >>> gain.now([1.0]), Gain({"name": "sgd"}).now([1.0])
+    >>> Gain({"name": "momentum", "beta": 0.75}).now([1.0], {}), Gain({"name": "sgd"}).now([1.0], {})
     (4.0, 1.0)
 
     Raises:
@@ -35,29 +34,13 @@ class Gain:
         self.name: str = rule["name"]
         self.momentum = float(rule.get("beta", 0.0))
         self._beta2, self._delta = float(rule.get("beta2", 0.0)), float(rule.get("delta", 0.0))
-        self._v, self._spent = 0.0, 0
 
-    def now(self, slopes: Sequence[float]) -> float:
-        """The gain of a step with these slopes p_j [q]; adam's own second moment includes them."""
+    def now(self, slopes: Sequence[float], state: Mapping[str, Any]) -> float:
+        """The gain of a step with these slopes p_j [q]; adam's second moment in `state`, the rule's, and they count."""
         if self.name == SGD:
             return 1.0
         if self.name == HEAVY_BALL:
             return 1.0 / (1.0 - self.momentum)
-        v = self._next(slopes) / (1.0 - self._beta2 ** (self._spent + 1))
-        return 1.0 / (math.sqrt(v) + self._delta)
-
-    def spend(self, slopes: Sequence[float]) -> None:
-        """The step was applied."""
-        if self.name == ADAM:
-            self._v = self._next(slopes)
-            self._spent += 1
-
-    def _next(self, slopes: Sequence[float]) -> float:
         square = math.fsum(p * p for p in slopes) / len(slopes) ** 2  # sum of c_j^2, c_j = p_j / q
-        return self._beta2 * self._v + (1.0 - self._beta2) * square
-
-    def state(self) -> list[float]:
-        return [self._v, self._spent]
-
-    def load(self, state: list[float]) -> None:
-        self._v, self._spent = state[0], int(state[1])
+        v = self._beta2 * state.get("v", 0.0) + (1.0 - self._beta2) * square
+        return 1.0 / (math.sqrt(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1))) + self._delta)

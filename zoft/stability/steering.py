@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from dataclasses import replace
 from typing import Any
 
+from zoft.errors import UsageError
 from zoft.governor import Decision, Evidence, Request
 from zoft.stability.guard import Guard
 from zoft.stability.monitor import StabilityMonitor, Surroundings
 from zoft.stability.settings import StabilitySettings
+
+KEPT = 8  # places to come back to
+RECENT = 64  # steps before which the state is kept, and a guard's patience more
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +26,16 @@ class Steering:
         self.monitor, self.guard = monitor, guard
         self.scale = 1.0  # of the learning rate asked for; halved by every rewind
         self.rewind_wanted = False  # the guard lost patience: whoever can rewind should, and then call `rewound`
+        self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()  # step -> the monitor's state before it
+        self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()  # the same, at the last places to come back to
 
     def request(self, step: int) -> Request:
         return self.monitor.request(step) if self.monitor is not None else Request()
 
     def decide(self, evidence: Evidence) -> Decision:
         asked = evidence.lr
+        if self.monitor is not None and self.guard is not None and self.guard.may_rewind:
+            _add(self._recent, evidence.step, self.monitor.state_dict(), RECENT + self.guard.patience)
         if self.guard is not None:
             verdict = self.guard.judge(evidence)
             if verdict != "pass":
@@ -40,10 +49,25 @@ class Steering:
         decision = self.monitor.decide(evidence) if self.monitor is not None else Decision(evidence.lr)
         return replace(decision, capped=True) if decision.lr < asked and self.scale != 1.0 else decision
 
-    def rewound(self, shrink: float = 0.5) -> None:
-        """The weights are back at an earlier step, and steps are `shrink` times as long from now on."""
+    def keep(self, step: int) -> None:
+        """A place to come back to, after `step` steps: the monitor's state is kept with the copy of the weights."""
+        if self.monitor is not None:
+            _add(self._kept, step, self.monitor.state_dict(), KEPT)
+
+    def rewound(self, step: int, shrink: float = 0.5) -> None:
+        """The weights are back where they were after `step` steps, and steps are `shrink` times as long from now on.
+
+        The monitor goes back too, to that step or to the last one kept before it: undone steps paid no noise and walked
+        nowhere, and what was measured in them is not true here.
+        """
         self.rewind_wanted = False
         self.scale *= shrink
+        for states in (self._recent, self._kept):
+            for later in [known for known in states if known > step]:
+                del states[later]
+        known = {**self._kept, **self._recent}
+        if self.monitor is not None and known:
+            self.monitor.rewound(known[max(known)])
         if self.guard is not None:
             self.guard.rewound()
 
@@ -77,7 +101,15 @@ def govern(
         settings: a `ZOSettings` is one.
         batch_fraction: examples in a whole batch / examples in the training set; 0 where that is not known.
         may_rewind: is there somebody who rewinds when `rewind_wanted` says so?
+
+    Raises:
+        UsageError: stability_auto with a learning rate of 0.
     """
+    if settings.stability_auto and not optimizer.defaults["lr"] > 0.0:
+        raise UsageError(
+            "with stability_auto the schedule says by how much the chosen learning rate is multiplied, relative to "
+            f"learning_rate, which must be positive and is {optimizer.defaults['lr']!r}; learning_rate=auto sets both"
+        )
     monitor = None
     if settings.stability != "off":
         around = Surroundings(
@@ -86,6 +118,8 @@ def govern(
             eps=getattr(optimizer.estimator, "eps", 2.0**-10),
             elements=optimizer.space.elements,
             weights_norm=optimizer.space.norm(),
+            base_lr=float(optimizer.defaults["lr"]),
+            rule_state=lambda: optimizer.rule_state,
             batch_fraction=min(max(batch_fraction, 0.0), 1.0),
         )
         monitor = StabilityMonitor(settings, around)
@@ -95,3 +129,9 @@ def govern(
         guard = Guard(settings.guard_threshold, settings.guard_patience, rewinding, settings.guard_rise)
     optimizer.governor = Steering(monitor, guard) if monitor is not None or guard is not None else None
     return optimizer.governor
+
+
+def _add(states: OrderedDict[int, dict[str, Any]], step: int, state: dict[str, Any], most: int) -> None:
+    states[step] = state
+    while len(states) > most:
+        states.popitem(last=False)

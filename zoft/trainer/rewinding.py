@@ -38,6 +38,7 @@ class Rewinding(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._anchors, self._steps = [Snapshot.take(self.optimizer)], []
+        self.steering.keep(self.optimizer.steps)
         self.optimizer.observers.append(self._see)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -53,6 +54,7 @@ class Rewinding(TrainerCallback):
             self._rewind(args, state, control)
         elif self._good and self.optimizer.steps >= self._anchors[-1].step + ANCHOR_EVERY:
             self._anchors.append(Snapshot.take(self.optimizer))
+            self.steering.keep(self.optimizer.steps)
             if len(self._anchors) > 2:  # the older one is needed while the newer one is not 20 steps old
                 del self._anchors[0]
                 self._steps = self._steps[self._anchors[0].step - self._steps[0].index :]
@@ -77,7 +79,7 @@ class Rewinding(TrainerCallback):
         self._steps = self._steps[: target - start]
         self._anchors = [a for a in self._anchors if a.step <= target]
         self._row = 0
-        self.steering.rewound()
+        self.steering.rewound(target)
         self.rewinds.append((here, target))
         if recorded:
             self.recording.open(args)  # type: ignore[union-attr]

@@ -24,13 +24,21 @@ class ZOCallback(TrainerCallback):
     relied upon, `ZOCallback(...).attach(trainer)` says it in words. The trainer's class is replaced by one with `ZOMixin`
     in front: the same code as ZOTrainer, around whatever the trainer itself overrides (TRL's SFTTrainer, say).
 
-    Learning rate and schedule come from the trainer's own arguments, whose defaults (5e-5, linear decay) are made for AdamW.
+    Learning rate and schedule come from the trainer's own arguments, whose defaults (5e-5, linear decay) are made for AdamW;
+    `ZOCallback(learning_rate="auto")` lets the stability monitor choose the rate, times the schedule's factor.
 
     Raises:
         UsageError: a setting is out of range or unknown; the callback was added after the trainer was built.
     """
 
     def __init__(self, **settings: Any) -> None:
+        rate = settings.pop("learning_rate", None)
+        if rate not in (None, "auto"):
+            raise UsageError(
+                f"ZOCallback takes learning_rate='auto' only, not {rate!r}; a number goes into TrainingArguments"
+            )
+        if rate == "auto":
+            settings["stability_auto"] = True
         unknown = settings.keys() - ZOSettings.__dataclass_fields__.keys()
         if unknown:
             raise UsageError(

@@ -47,6 +47,7 @@ class Anchors:
 
     def _copy(self) -> Anchor:
         engine = self.engine
+        self.steering.keep(engine.steps)
         moment = (engine._v, engine._spent)
         return Anchor(engine.steps, engine.weights.clone(), engine._momentum.clone(), moment)
 
@@ -59,4 +60,4 @@ class Anchors:
         engine._v, engine._spent = anchor.second_moment
         self.rewinds.append((engine.steps, anchor.step))
         self._next = engine.steps + EVERY
-        self.steering.rewound(shrink=1.0)
+        self.steering.rewound(anchor.step, shrink=1.0)

@@ -69,6 +69,10 @@ class Engine:
         self.steps, self.refused = 0, 0
         self.last_loss = self.last_lr = math.nan
 
+    def rule_state(self) -> dict[str, float]:
+        """What adam's next step takes from the steps before."""
+        return {"v": self._v, "spent": self._spent}
+
     def draw(self, direction: Direction) -> torch.Tensor:
         """z [d], a copy."""
         self._z.zero_()

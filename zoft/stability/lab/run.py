@@ -111,7 +111,7 @@ def experiment(
             blown = step
             break
         if (step + 1) % every == 0:
-            scale = 1.0 / slopes_rms if setup.rule == "adam" else gain.now((0.0,))
+            scale = 1.0 / slopes_rms if setup.rule == "adam" else gain.now((0.0,), {})
             rows.append(_measure(engine, lab, step + 1, scale, setup, top))
     metrics = {} if steering is None else steering.metrics()
     return Outcome(setup, lab, tuple(rows), blown, metrics, () if anchors is None else tuple(anchors.rewinds))
@@ -125,6 +125,7 @@ def _steering(
     around = Surroundings(
         rule, setup.directions, setup.eps, engine.elements, float(engine.weights.norm()),
         1.0 if setup.batch is None else setup.batch / images,
+        rule_state=engine.rule_state,
     )  # fmt: skip
     guard = None
     if stability.guard != "off":
