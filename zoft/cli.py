@@ -33,6 +33,7 @@ COMMANDS = {
     "pack": Command("zoft.trajectory.commands:pack", "make a folder to publish of a run's log: pack LOG OUT"),
     "merge": Command("zoft.trajectory.commands:merge", "add up runs from one base: merge BASE OUT LOG=SCALE …"),
     "bench": Command("zoft.bench:main", "time a step here beside its own forwards and MeZO's: bench --model NAME"),
+    "methods": Command("zoft.methods:methods", "tables of estimators and rules: forwards, memory, bounds, sources"),
     "recipes": Command("zoft.config.listing:recipes", "list the recipes: what each needs and should reach"),
     "configs": Command("zoft.config.listing:configs", "print the path of a launch file: zoft configs NAME"),
 }

@@ -65,7 +65,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             model: any module; its parameters with requires_grad are trained.
             lr: learning rate, in squared weight units per unit of loss.
             eps: smoothing radius, in units of the weights.
-            directions: q, the number of directions averaged in one step (two forwards each).
+            directions: q, the number of directions averaged in one step (two forwards each; see `zoft methods`).
             distribution: law of z, `rademacher` or `gaussian`.
             seed: of the run, in [0, 2^32).
             weight_decay: decoupled, per unit of lr; matrices only, not norms and biases.
@@ -86,6 +86,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.source = DirectionSource(seed, Distribution(distribution))
         self.directions = directions
         self.estimator = make_estimator(estimator, eps=eps)
+        self.estimator.check(directions)
+        self.rule.check(self.source.at(0, directions))
         self.rule_state = self.rule.init()
         self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
         self._devices = {weight.device for weight in model.parameters()}  # where a loss may draw random numbers
@@ -175,21 +177,19 @@ class ZOOptimizer(torch.optim.Optimizer):
             return lr, Flag.NONE
         directions = estimate.directions
         q, points = len(directions), self.estimator.population(directions)
-
-        def slopes(losses: list[float]) -> tuple[float, ...]:
-            return tuple(q * c for c in self.estimator.estimate(directions, losses[: len(points)]).coefficients)
-
+        slopes = [self.estimator.slopes(losses[: len(points)]) for losses in (totals.whole, *(totals.halves or ()))]
         eps = points[0][0].scale if points[0] else 0.0
         antithetic = tuple((Term(z, sign * eps),) for z in directions for sign in (1.0, -1.0)) == points
         evidence = Evidence(
             step=self.steps,
             lr=lr,
             loss=estimate.loss,
-            slopes=tuple(q * c for c in estimate.coefficients),
-            halves=totals.halves and (slopes(totals.halves[0]), slopes(totals.halves[1])),
+            slopes=slopes[0],
+            halves=(slopes[1], slopes[2]) if totals.halves else None,
             pairs=tuple(zip(totals.whole[: 2 * q : 2], totals.whole[1 : 2 * q : 2], strict=True)) if antithetic else (),
             eps=eps,
             points=tuple(totals.whole[len(points) :]),
+            spent=tuple(q * c for c in estimate.coefficients) if self.estimator.normalised else (),
         )
         decision = self.governor.decide(evidence)
         flags = Flag.CAPPED if decision.capped else Flag.NONE
@@ -220,6 +220,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             "skipped": self.skipped,
             "seed": self.source.seed,
             "distribution": str(self.source.distribution),
+            "estimator": self.estimator.settings(),
             "rule": self.rule.settings(),
             "rule_state": self.rule_state,
             "weight_rounding": self.space.rounding.value,
@@ -234,7 +235,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         """Continue where `state_dict` was taken.
 
         Raises:
-            UsageError: it belongs to another optimizer, seed, distribution or rule, so continuing would not be exact.
+            UsageError: it belongs to another optimizer, seed, distribution, estimator or rule, so going on would not be exact.
         """
         state_dict = dict(state_dict)
         mine = state_dict.pop("zoft", None)
@@ -245,6 +246,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         here = {
             "seed": self.source.seed,
             "distribution": str(self.source.distribution),
+            "estimator": self.estimator.settings(),
             "rule": self.rule.settings(),
             "weight_rounding": self.space.rounding.value,  # `auto` may choose another one on another machine
         }

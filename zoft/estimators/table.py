@@ -6,9 +6,12 @@ from typing import Any
 
 from zoft.errors import UsageError
 from zoft.estimators.base import Estimator
+from zoft.estimators.es import RankedES, ZScoredES
+from zoft.estimators.fzoo import FZOO
+from zoft.estimators.one_sided import OneSided
 from zoft.estimators.two_point import TwoPoint
 
-ESTIMATORS: dict[str, type[Estimator]] = {"two_point": TwoPoint}
+ESTIMATORS: dict[str, type[Estimator]] = {made.name: made for made in (TwoPoint, OneSided, FZOO, ZScoredES, RankedES)}
 
 
 def estimator(name: str, **settings: Any) -> Estimator:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from zoft.backends import BufferedMove, Move, Term
+from zoft.directions import Direction
 from zoft.estimate import Step
 
 State = dict[str, Any]  # plain JSON values only: it goes into checkpoints and is rebuilt by replay
@@ -26,6 +28,10 @@ class Rule(ABC):
     def init(self) -> State:
         """The state before the first step."""
         return {}
+
+    def check(self, directions: Sequence[Direction]) -> None:
+        """Raises UsageError where the directions of a step cannot be spent by this rule."""
+        del directions
 
     @abstractmethod
     def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:

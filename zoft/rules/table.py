@@ -9,8 +9,9 @@ from zoft.rules.adam import Adam
 from zoft.rules.base import Rule
 from zoft.rules.momentum import Momentum
 from zoft.rules.sgd import SGD
+from zoft.rules.sign import Sign
 
-RULES: dict[str, type[Rule]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
+RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, Sign)}
 
 
 def rule(name: str, **settings: Any) -> Rule:

@@ -30,8 +30,8 @@ class CurvatureWatch:
     At radius eps the losses of the training step are half a probe: one more forward, the centre, completes it.
     """
 
-    def __init__(self, settings: StabilitySettings, eps: float, directions: int) -> None:
-        self.settings, self.eps, self.directions = settings, eps, directions
+    def __init__(self, settings: StabilitySettings, eps: float, forwards: int) -> None:
+        self.settings, self.eps, self.step_forwards = settings, eps, forwards  # of one training step
         self.noise = settings.stability_loss_noise  # delta; None: not measured yet
         self.radius = settings.stability_radius or (eps if self.noise is not None else eps / 2.0)
         self.settled = False  # has the first reading been taken, and a radius found
@@ -51,7 +51,7 @@ class CurvatureWatch:
     def every(self) -> int:
         """Steps between readings."""
         cost = 1 if self.free else 1 + 2 * max(1, self.settings.stability_probes)
-        return self.settings.stability_every or math.ceil(cost / (COST * 2 * self.directions))
+        return self.settings.stability_every or math.ceil(cost / (COST * self.step_forwards))
 
     def points(self, step: int, dense: bool = False) -> tuple[ProbePoint, ...]:
         """What to evaluate in this step: nothing, the centre, or it and pairs of probes; `dense`: in any case."""

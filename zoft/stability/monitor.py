@@ -28,7 +28,7 @@ from zoft.governor import Decision, Evidence, Request
 from zoft.stability.averages import Average, SignalFraction
 from zoft.stability.curvature import CurvatureWatch
 from zoft.stability.settings import StabilitySettings
-from zoft.stability.spending import HEAVY_BALL, Gain
+from zoft.stability.spending import HEAVY_BALL, Gain, normalisation
 from zoft.stability.theory import band, drift, level, noise_paid, signal_fraction
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ BOUNDS = ("none", "curvature", "descent", "drift", "noise")  # position = the nu
 LEVELS = ("safe", "near", "over", "blow-up likely")  # position = the number in the metric stability/level
 GROWTH = 1.02  # most by which a chosen learning rate grows in one step; it may fall at once
 SQUARE_DECAY = 0.95  # of the mean square slope in the drift bound
+SIZE_DECAY = 0.99  # of the mean size of a slope, by which sign descent is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class Surroundings:
     batch_fraction: float = 0.0  # examples in a batch / examples there are; 0: far more than one batch
     base_lr: float = 1.0  # the schedule's learning rate before its factor; auto multiplies that factor alone
     rule_state: Callable[[], Mapping[str, Any]] = dict  # of the rule, before the step that is decided on
+    forwards: int | None = None  # of one training step; None: 2 q
+    lean: float = 0.0  # a one-sided slope is z'grad L + lean z'Hz [length]
 
     @property
     def pair(self) -> float:
@@ -74,7 +77,7 @@ class StabilityMonitor:
 
     def __init__(self, settings: StabilitySettings, around: Surroundings) -> None:
         self.settings, self.around = settings, around
-        self.curvature = CurvatureWatch(settings, around.eps, around.directions)
+        self.curvature = CurvatureWatch(settings, around.eps, around.forwards or 2 * around.directions)
         self.signal = SignalFraction(around.batch_fraction)
         self.gain = Gain(around.rule)
         self.lambda_max = settings.stability_lambda_max  # l_1, where somebody measured it
@@ -86,9 +89,11 @@ class StabilityMonitor:
         self.lr_requested = self.lr_used = math.nan
         self.steps = 0  # spent
         self._square = Average(SQUARE_DECAY)
+        self._size = Average(SIZE_DECAY)
         self._chosen = 0.0  # eta_e of learning_rate=auto
         self._gain = 1.0
         self._flat = False  # has it been said that there is no curvature to choose by
+        self._past: float | None = None  # mean normalisation of the steps in the momentum
 
     @property
     def measuring(self) -> bool:
@@ -110,9 +115,12 @@ class StabilityMonitor:
         if evidence.halves is not None:
             product = math.fsum(a * b for a, b in zip(*evidence.halves, strict=True)) / len(slopes)
             if math.isfinite(product):
-                self.signal.add(product, square)
+                self.signal.add(product - self._common(), square)
         self._square.add(square)
-        self._gain = self.gain.now(slopes, self.around.rule_state())
+        spent = evidence.spent or slopes
+        self._size.add(math.fsum(map(abs, spent)) / len(spent))
+        known = {**self.around.rule_state(), "size": self._size.value}
+        self._gain = self.gain.now(spent, known) * self._normalised(normalisation(spent, slopes))
         self.limits = {name: eta / self._gain for name, eta in self._limits(square).items()}
         wanted = evidence.lr
         if self.settings.stability_auto:
@@ -127,6 +135,19 @@ class StabilityMonitor:
         self.lr_requested, self.lr_used = wanted, lr
         self._account(lr * self._gain, square)
         return Decision(lr, capped=self.bound != "none")
+
+    def _normalised(self, now: float) -> float:
+        """A rule with momentum also moves along earlier steps, as they were normalised: the larger of now and their mean."""
+        if self._past is not None:
+            self._past = self.gain.momentum * self._past + (1.0 - self.gain.momentum) * now
+        else:
+            self._past = now
+        return max(now, self._past)
+
+    def _common(self) -> float:
+        """What the halves of a batch share besides the gradient: the curvature in one-sided slopes, (lean Tr)^2."""
+        trace = self.curvature.pessimistic() if self.around.lean else None
+        return 0.0 if trace is None else (self.around.lean * trace) ** 2
 
     def _limits(self, square: float) -> dict[str, float]:
         """Each bound that is switched on and has something to go by, in eta_e."""
@@ -244,7 +265,7 @@ class StabilityMonitor:
             "curvature": self.curvature.state(), "signal": self.signal.state(),
             "square": self._square.state(), "noise_paid": self.noise_paid, "drift": self.drift, "steps": self.steps,
             "chosen": self._chosen, "weights_norm": self.around.weights_norm, "base_lr": self.around.base_lr,
-            "bounded": dict(self.bounded),
+            "bounded": dict(self.bounded), "past": self._past, "size": self._size.state(),
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -254,6 +275,8 @@ class StabilityMonitor:
         self._square.load(state["square"])
         self.noise_paid, self.drift, self.steps = state["noise_paid"], state["drift"], state["steps"]
         self._chosen, self.bounded = state["chosen"], dict(state["bounded"])
+        self._past = state["past"]
+        self._size.load(state["size"])
         self.around = replace(self.around, weights_norm=state["weights_norm"], base_lr=state["base_lr"])
 
     def rewound(self, state: dict[str, Any]) -> None:

@@ -8,15 +8,33 @@ from typing import Any
 
 from zoft.errors import UsageError
 
-HEAVY_BALL, ADAM, SGD = "momentum", "adam", "sgd"
+HEAVY_BALL, ADAM, SGD, SIGN = "momentum", "adam", "sgd", "sign"
+
+
+def normalisation(spent: Sequence[float], slopes: Sequence[float]) -> float:
+    """eta_e / lr of an estimator that spends s_j = q c_j instead of the slopes p_j: sum s_j^2 / sum s_j p_j.
+
+    A step along independent directions changes the loss by -lr sum c_j p_j + lr^2 (Tr/2) sum c_j^2 in the mean, so it
+    descends while lr x this < 2 q / Tr, the edge of plain descent. 1 for s = p; eps / spread where s_j = eps p_j / spread.
+    Of a step that moves nothing, 1.
+
+    >>> normalisation([2.0, 4.0], [2.0, 4.0]), normalisation([1.0, 2.0], [2.0, 4.0]), normalisation([0.0], [0.0])
+    (1.0, 0.5, 1.0)
+    """
+    if spent is slopes:
+        return 1.0
+    share = math.fsum(s * p for s, p in zip(spent, slopes, strict=True))
+    return math.fsum(s * s for s in spent) / share if share > 0.0 else 1.0
 
 
 class Gain:
     """eta_e = lr x gain: the step size of plain ZO-GD that moves as far in the long run; (E3), (E4), (E6).
 
         sgd 1,     heavy ball 1 / (1 - beta),     scalar adam 1 / (sqrt(v^) + delta),  v^ = mean of p^2 / q
+        sign 1 / mean of |p|
 
-    In eta_e the right edge is 2 q / Tr for all three: (6) for heavy ball and, with P^-1 H in the place of H, (18).
+    In eta_e the right edge is 2 q / Tr for the first three: (6) for heavy ball and, with P^-1 H in the place of H, (18). Sign
+    descent has no edge, but stops descending just there, lr / E|p| = 2 / Tr (`zoft.rules.sign`).
 
     >>> Gain({"name": "momentum", "beta": 0.75}).now([1.0], {}), Gain({"name": "sgd"}).now([1.0], {})
     (4.0, 1.0)
@@ -26,10 +44,10 @@ class Gain:
     """
 
     def __init__(self, rule: Mapping[str, Any]) -> None:
-        if rule["name"] not in (SGD, HEAVY_BALL, ADAM):
+        if rule["name"] not in (SGD, HEAVY_BALL, ADAM, SIGN):
             raise UsageError(
                 f"the edge of stability is not known for zo_rule={rule['name']}; set stability=off, "
-                f"or take one of {SGD}, {HEAVY_BALL}, {ADAM}"
+                f"or take one of {SGD}, {HEAVY_BALL}, {ADAM}, {SIGN}"
             )
         self.name: str = rule["name"]
         self.momentum = float(rule.get("beta", 0.0))
@@ -41,6 +59,8 @@ class Gain:
             return 1.0
         if self.name == HEAVY_BALL:
             return 1.0 / (1.0 - self.momentum)
+        if self.name == SIGN:
+            return 1.0 / state["size"] if state["size"] > 0.0 else 1.0  # where nothing slopes nothing moves
         square = math.fsum(p * p for p in slopes) / len(slopes) ** 2  # sum of c_j^2, c_j = p_j / q
         v = self._beta2 * state.get("v", 0.0) + (1.0 - self._beta2) * square
         return 1.0 / (math.sqrt(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1))) + self._delta)

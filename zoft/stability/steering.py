@@ -115,12 +115,14 @@ def govern(
         around = Surroundings(
             rule=optimizer.rule.settings(),
             directions=optimizer.directions,
-            eps=getattr(optimizer.estimator, "eps", 2.0**-10),
+            eps=optimizer.estimator.eps,
             elements=optimizer.space.elements,
             weights_norm=optimizer.space.norm(),
             base_lr=float(optimizer.defaults["lr"]),
             rule_state=lambda: optimizer.rule_state,
             batch_fraction=min(max(batch_fraction, 0.0), 1.0),
+            forwards=len(optimizer.estimator.population(optimizer.source.at(0, optimizer.directions))),
+            lean=optimizer.estimator.lean,
         )
         monitor = StabilityMonitor(settings, around)
     guard = None

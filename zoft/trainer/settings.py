@@ -20,8 +20,8 @@ class ZOSettings(StabilitySettings):
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
     zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
     zo_backend: str = "auto"
-    zo_estimator: str = "two_point"
-    zo_rule: str = "sgd"
+    zo_estimator: Literal["two_point", "one_sided", "fzoo", "es_zscore", "es_rank"] = "two_point"  # `zoft methods`
+    zo_rule: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
     zo_momentum: float = 0.9  # beta of momentum and adam; sgd has none
     zo_beta2: float = 0.99  # of adam's second moment
     zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
@@ -33,6 +33,16 @@ class ZOSettings(StabilitySettings):
             raise UsageError(f"zo_eps must be a positive number, but {self.zo_eps} was given; 2^-10 is the default")
         if not 1 <= self.zo_directions < 4096:
             raise UsageError(f"zo_directions must be between 1 and 4095, but {self.zo_directions} was given")
+        if self.zo_estimator == "fzoo" and self.zo_directions < 3:
+            raise UsageError(
+                f"zo_estimator=fzoo divides by the spread of the losses and needs zo_directions=3 or more (8 is usual), but "
+                f"{self.zo_directions} was given"
+            )
+        if self.zo_rule == "sign" and (self.zo_directions, self.zo_distribution) != (1, "rademacher"):
+            raise UsageError(
+                "zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "
+                f"itself, but {self.zo_directions} and {self.zo_distribution} were given"
+            )
         if self.zo_seed is not None and not 0 <= self.zo_seed < 2**32:
             raise UsageError(f"zo_seed must be between 0 and 2^32 - 1, but {self.zo_seed} was given")
         for name, value in (("zo_momentum", self.zo_momentum), ("zo_beta2", self.zo_beta2)):

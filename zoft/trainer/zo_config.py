@@ -46,8 +46,12 @@ class ZOConfig(TrainingArguments):
         default=ZOSettings.zo_trajectory, metadata={"help": "Keep the log of the run, <output_dir>/trajectory.zoft."}
     )
     zo_backend: str = field(default=ZOSettings.zo_backend, metadata={"help": "Who computes the ops on weights."})
-    zo_estimator: str = field(default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate."})
-    zo_rule: str = field(default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on."})
+    zo_estimator: Literal["two_point", "one_sided", "fzoo", "es_zscore", "es_rank"] = field(
+        default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate; see zoft methods."}
+    )
+    zo_rule: Literal["sgd", "momentum", "adam", "sign"] = field(
+        default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on; see zoft methods."}
+    )
     zo_momentum: float = field(default=ZOSettings.zo_momentum, metadata={"help": "Beta of momentum and adam."})
     zo_beta2: float = field(default=ZOSettings.zo_beta2, metadata={"help": "Beta of adam's second moment."})
     zo_momentum_window: int | None = field(

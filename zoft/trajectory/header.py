@@ -114,7 +114,7 @@ def describe(
         directions=optimizer.directions,
         capacity=optimizer.directions if capacity is None else capacity,
         perturbation=optimizer.perturbation.name,
-        estimator=estimator_settings(optimizer.estimator),
+        estimator=optimizer.estimator.settings(),
         rule=optimizer.rule.settings(),
         rounding=space.rounding.value,
         first=optimizer.steps,
@@ -135,12 +135,6 @@ def parameters(space: ParameterSpace) -> tuple[Parameter, ...]:
         Parameter(slot.name, tuple(slot.weight.shape), str(slot.weight.dtype).removeprefix("torch."))
         for slot in space.slots
     )
-
-
-def estimator_settings(estimator: Any) -> dict[str, Any]:
-    """Name and settings from which `zoft.estimators.estimator` makes the same estimator again."""
-    own: Any = getattr(estimator, "settings", None)
-    return own() if own is not None else {"name": estimator.name, "eps": estimator.eps}
 
 
 @contextmanager

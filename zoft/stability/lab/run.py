@@ -229,6 +229,8 @@ def _setup(config: Any) -> Setup:
         raise UsageError("task=eos watches a learning rate that is given; learning_rate=auto belongs to fine-tuning")
     if zo.zo_rule not in ("sgd", "momentum", "adam"):
         raise UsageError(f"task=eos knows zo_rule sgd, momentum and adam, not {zo.zo_rule}")
+    if zo.zo_estimator != "two_point":
+        raise UsageError(f"task=eos knows zo_estimator two_point, not {zo.zo_estimator}")
     batch = training.get("per_device_train_batch_size")
     return Setup(
         lr=lr, steps=int(training.get("max_steps", Setup.steps)), rule=zo.zo_rule, beta=zo.zo_momentum,

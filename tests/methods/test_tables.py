@@ -1,0 +1,63 @@
+"""`zoft methods` and docs/methods.md say the same, and what they say is so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+
+from tests.trajectory.runs import Tiny, make, train
+from zoft import cli
+from zoft.directions import DirectionSource
+from zoft.estimators import ESTIMATORS, estimator
+from zoft.methods import ESTIMATOR_ROWS, RULE_ROWS, tables
+from zoft.perturb import in_place_path
+from zoft.rules import RULES
+from zoft.trainer.settings import ZOSettings
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
+
+
+def test_the_documentation_holds_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == tables() + "\n" and all(table in DOCS.read_text() for table in tables().split("\n\n"))
+    assert cli.main(["methods", "mezo"]) == 2
+
+
+def test_every_method_has_a_row_and_a_setting() -> None:
+    hints = get_type_hints(ZOSettings)
+    assert list(ESTIMATOR_ROWS) == list(ESTIMATORS) == list(get_args(hints["zo_estimator"]))
+    assert list(RULE_ROWS) == list(RULES) == list(get_args(hints["zo_rule"]))
+
+
+@pytest.mark.parametrize("q", [3, 8])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_forwards_and_sweeps_are_the_tables(name: str, q: int) -> None:
+    population = estimator(name, eps=0.5).population(DirectionSource(0).at(0, q))
+    row = ESTIMATOR_ROWS[name]
+    assert len(population) == eval(row.forwards.replace("2q", "2*q"), {"q": q})
+    in_place = row.sweeps.split(" / ")[1]
+    assert len(in_place_path(population)) + 1 == eval(in_place.replace("2q", "2*q"), {"q": q})
+
+
+@pytest.mark.parametrize("buffer", ["window", "full"])
+@pytest.mark.parametrize("name", RULES)
+def test_bytes_and_draws_are_the_tables(name: str, buffer: str) -> None:
+    """Measured after 50 steps: tensors beside the weights, and directions in one update."""
+    if buffer == "full" and "full" not in RULE_ROWS[name].extra:
+        pytest.skip("no buffer to be had")
+    optimizer = make(Tiny(), rule=name, rule_settings={"buffer": buffer} if "full" in RULE_ROWS[name].extra else {})
+    moves = []
+    move_ = optimizer.space.move_
+    optimizer.space.move_ = lambda given: (moves.extend(given), move_(given))[1]  # type: ignore[method-assign]
+    train(optimizer, 50)
+    kept = sum(m.numel() * m.element_size() for m in optimizer.space.momenta.values())
+    stated = RULE_ROWS[name].extra.split("; full: ")[-1 if buffer == "full" else 0]
+    assert kept == int(stated) * optimizer.space.elements
+    assert not any(isinstance(value, torch.Tensor) for value in optimizer.rule_state.values())
+    draws = RULE_ROWS[name].draws
+    windowed = draws.startswith("44q") and buffer == "window"
+    assert len(moves[-1].terms) == (44 if windowed else 1)

@@ -1,0 +1,80 @@
+"""`zoft methods`: what each estimator and each rule costs, what its learning rate means, what bounds it, where it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+from zoft.errors import UsageError
+from zoft.estimators import ESTIMATORS
+from zoft.rules import RULES
+
+
+@dataclass(frozen=True, slots=True)
+class EstimatorRow:
+    """A row; every estimator keeps 0 extra bytes a weight."""
+
+    forwards: str  # of one step with q directions
+    sweeps: str  # writes of all weights in one step and micro-batch: read_only / in_place
+    mean: str  # of the estimate, over z
+    unit: str  # of the learning rate
+    bound: str  # what the stability monitor compares the learning rate with
+    paper: str
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """A row."""
+
+    draws: str  # directions drawn per weight in one update
+    extra: str  # bytes a weight
+    unit: str  # of the learning rate
+    bound: str
+    paper: str
+
+
+RAW, WEIGHTS = "weights^2 / loss", "weights"
+FROM_STEP = "no closed form: see below"
+ESTIMATOR_ROWS = {
+    "two_point": EstimatorRow("2q", "1 / 2q+2", "gradient, smoothed", RAW, "2q/Tr", "Spall 1992; Malladi 2023"),
+    "one_sided": EstimatorRow(
+        "q+1", "1 / q+3", "gradient, smoothed", RAW, "2q/Tr; settles higher", "Nesterov & Spokoiny 2017"
+    ),
+    "fzoo": EstimatorRow("q+1", "1 / q+3", "rho x unit gradient", WEIGHTS, FROM_STEP, "Dang et al. 2025"),
+    "es_zscore": EstimatorRow("2q", "1 / 2q+2", "rho x unit gradient", WEIGHTS, FROM_STEP, "Qiu et al. 2025"),
+    "es_rank": EstimatorRow("2q", "1 / 2q+2", "rho x unit gradient", WEIGHTS, FROM_STEP, "Salimans et al. 2017"),
+}
+RULE_ROWS = {
+    "sgd": RuleRow("q", "0", "the estimator's", "2q/Tr", "Spall 1992"),
+    "momentum": RuleRow("44q; full: q", "0; full: 4", "the estimator's", "2q(1-beta)/Tr", "Polyak 1964"),
+    "adam": RuleRow("44q; full: q", "0; full: 4", WEIGHTS, "2q sqrt(v)/Tr", "Kingma & Ba 2015"),
+    "sign": RuleRow("1 (q = 1)", "0", WEIGHTS, "2 mean(abs p)/Tr, its plateau", "Bernstein 2018; Liu 2019"),
+}
+
+
+def methods(argv: Sequence[str]) -> int:
+    """Prints the tables. Raises UsageError: anything was asked for."""
+    if argv:
+        raise UsageError(f"zoft methods takes no arguments, but {' '.join(argv)} was given")
+    print(tables())
+    return 0
+
+
+def tables() -> str:
+    """Both tables as Markdown: the ones of docs/methods.md."""
+    first = [
+        ("zo_estimator", "forwards", "weight sweeps", "mean", "unit of lr", "bound", "source"),
+        *((name, *astuple(ESTIMATOR_ROWS[name])) for name in ESTIMATORS),
+    ]
+    second = [
+        ("zo_rule", "draws a weight", "extra bytes a weight", "unit of lr", "bound", "source"),
+        *((name, *astuple(RULE_ROWS[name])) for name in RULES),
+    ]
+    return f"{_markdown(first)}\n\n{_markdown(second)}"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
