@@ -25,6 +25,7 @@ class Command:
 
 COMMANDS = {
     "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …"),
+    "compare": Command("zoft.finetune.compare:main", "one run a method, and a table: recipe=NAME methods=zo,adamw"),
     "evaluate": Command(
         "zoft.finetune.evaluation:main", "score a model on a task: zero-shot, in context, after training"
     ),

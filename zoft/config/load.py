@@ -9,7 +9,7 @@ from typing import Any
 from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of, merged
 from zoft.config.recipes import find, read_recipe
-from zoft.config.run import RecipeNotes, RunSettings
+from zoft.config.run import FIRST_ORDER, RecipeNotes, RunSettings
 from zoft.config.suggest import did_you_mean
 from zoft.config.training import training_fields
 from zoft.config.values import checked, from_text
@@ -79,18 +79,21 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         sources[owner] = COMMAND_LINE
     try:
         check_launch(environ)
+        _mean_lora(values, sources)
         run = RunSettings(**{key: values[key] for key in fields_of(RunSettings) if key in values})
         zo = ZOSettings(**{key: values[key] for key in fields_of(ZOSettings) if key in values})
         lab = LabSettings(**{key: values[key] for key in fields_of(LabSettings) if key in values})
         asked = EvaluationSettings(**{key: values[key] for key in fields_of(EvaluationSettings) if key in values})
         training = {key: values[key] for key in values if key in training_fields()}
-        check_training_settings(training)
+        check_training_settings(training, gradients=run.method in FIRST_ORDER)
         if run.method == "mezo":
             check_mezo_settings({key: getattr(zo, key) for key in fields_of(ZOSettings) if key in values})
-            if training.get("learning_rate") == "auto":
-                raise UsageError(
-                    "learning_rate=auto is for the stability monitor to choose, and method=mezo has none; give a number"
-                )
+        if run.method in FIRST_ORDER:
+            _refuse_zo_settings(run.method, sources)
+        if run.method != "zo" and training.get("learning_rate") == "auto":
+            raise UsageError(
+                f"learning_rate=auto is for the stability monitor to choose, and method={run.method} has none; give a number"
+            )
     except UsageError as error:
         raise _with_source(error, sources) from error
     if run.model is None:
@@ -98,6 +101,27 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     if recipe is None:
         return RunConfig(run, training, zo, lab=lab, sources=sources, evaluation=asked)
     return RunConfig(run, training, zo, recipe.name, recipe.notes, lab, sources, asked)
+
+
+def _mean_lora(values: dict[str, Any], sources: Mapping[str, str]) -> None:
+    """`method=lora-adamw` trains an adapter: it means tuning=lora. UsageError for another scheme that was asked for."""
+    if values.get("method") != "lora-adamw":
+        return
+    if sources.get("tuning") == COMMAND_LINE and values["tuning"] != "lora":
+        raise UsageError(
+            f"tuning={values['tuning']} cannot be had with method=lora-adamw, which trains a LoRA adapter; use method=adamw"
+        )
+    values["tuning"] = "lora"
+
+
+def _refuse_zo_settings(method: str, sources: Mapping[str, str]) -> None:
+    """UsageError for zeroth-order settings on the command line; those of a recipe are its own step's and have no effect."""
+    asked = [key for key in fields_of(ZOSettings) if sources.get(key) == COMMAND_LINE]
+    if asked:
+        raise UsageError(
+            f"{asked[0]} cannot be had with method={method}, which takes gradients and no zeroth-order step; leave "
+            f"{', '.join(asked)} out, or use method=zo"
+        )
 
 
 def _parse(argv: Sequence[str]) -> tuple[str | None, list[tuple[str, str]]]:

@@ -13,6 +13,7 @@ from zoft.errors import UsageError
 from zoft.tuning.settings import TuningSettings
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
+FIRST_ORDER = ("adamw", "lora-adamw")  # methods that take gradients
 DATA_FORMATS = (".json", ".jsonl", ".csv", ".tsv", ".txt", ".parquet")  # and each of the first five with .gz
 
 
@@ -54,7 +55,7 @@ class RunSettings(TuningSettings):
     examples_per_label: int | None = None  # k-shot: this many of each label for training, and as many for dev
     split_seed: int = 0  # which examples; `seed` and `data_seed` are Transformers' own
     max_length: int | None = None  # tokens of prompt and answer; None: what the model can read
-    method: Literal["zo", "mezo"] = "zo"  # mezo: MeZO's own procedure, for comparison (zoft.mezo)
+    method: Literal["zo", "mezo", "adamw", "lora-adamw"] = "zo"  # for comparison: MeZO's procedure; gradients
     seeds: list[int] | None = None  # one run for each, one after another; None: one run, by `seed`
     max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
     runs_dir: str = "runs"  # each run makes a new folder in here, unless output_dir names one

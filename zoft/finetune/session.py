@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from zoft.config import RunConfig
+from zoft.config.run import FIRST_ORDER
 from zoft.directions import Distribution
 from zoft.errors import UsageError
 from zoft.finetune.clock import MaxTime
@@ -19,18 +20,19 @@ from zoft.finetune.features import StoredFeatures
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.seeds import Spread, table, with_seed
-from zoft.finetune.summary import Summary, closing_words
-from zoft.finetune.task_trainer import MeZOTaskTrainer, TaskTrainer
+from zoft.finetune.summary import Summary, closing_words, step_bytes
+from zoft.finetune.task_trainer import TRAINERS, TaskEvaluation
 from zoft.perturb import perturbation
 from zoft.space import ParameterSpace
-from zoft.trainer import ZOConfig, ZOTrainer
+from zoft.trainer import ZOConfig
 from zoft.trajectory.publish import START
 
-TRAINERS: dict[str, type[TaskTrainer]] = {"zo": TaskTrainer, "mezo": MeZOTaskTrainer}  # by `method`
 
-
-def finetune(config: RunConfig) -> Summary:
+def finetune(config: RunConfig, measured: bool = False) -> Summary:
     """Run `config` and return what came of it.
+
+    Args:
+        measured: take two more steps on a copy of the model at the end, to measure the peak memory of one.
 
     Raises:
         UsageError: wrong input, found before training starts.
@@ -59,11 +61,12 @@ def finetune(config: RunConfig) -> Summary:
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(
-        tags=["zoft", "zeroth-order"],
+        tags=["zoft"] if config.run.method in FIRST_ORDER else ["zoft", "zeroth-order"],
         dataset=materials.task.hub and materials.task.hub.repository,
         tasks=materials.task.name,
     )
-    summary = Summary.of(config, trainer, result.metrics, before, after)
+    peak = step_bytes(config.run.method, trainer, materials) if measured else None
+    summary = Summary.of(config, trainer, result.metrics, before, after, peak)
     compare = config.run.model == QUICKSTART and config.run.method == "zo"
     if speak:
         _say_which_step(folder / "README.md", summary)
@@ -71,7 +74,7 @@ def finetune(config: RunConfig) -> Summary:
     return summary
 
 
-def finetune_seeds(config: RunConfig) -> list[Summary]:
+def finetune_seeds(config: RunConfig, measured: bool = False) -> list[Summary]:
     """One run for each of `seeds`, each in a folder of its own below one; the metrics' mean and spread at the end.
 
     Raises:
@@ -80,7 +83,7 @@ def finetune_seeds(config: RunConfig) -> list[Summary]:
     seeds = config.run.seeds or []
     state = PartialState()  # starts the processes' group, so that all agree on the folder
     parent = run_folder(config)
-    summaries = [finetune(with_seed(config, seed, str(parent / f"seed-{seed}"))) for seed in seeds]
+    summaries = [finetune(with_seed(config, seed, str(parent / f"seed-{seed}")), measured) for seed in seeds]
     metric = summaries[0].metric
     columns = {
         f"{metric} before": Spread(tuple(summary.before for summary in summaries)),
@@ -104,7 +107,7 @@ def _say_which_step(card: Path, summary: Summary) -> None:
             )
 
 
-def opening_words(config: RunConfig, trainer: ZOTrainer, materials: Materials) -> str:
+def opening_words(config: RunConfig, trainer: TaskEvaluation, materials: Materials) -> str:
     """What a run says before it starts: what it trains, on what, where, with how many processes."""
     weights = sum(weight.numel() for weight in materials.model.parameters())
     moving = sum(weight.numel() for weight in materials.model.parameters() if weight.requires_grad)
@@ -118,8 +121,8 @@ def opening_words(config: RunConfig, trainer: ZOTrainer, materials: Materials) -
     return "\n".join(lines)
 
 
-def _arguments(config: RunConfig) -> ZOConfig:
-    """Transformers' settings as given, and the zeroth-order ones.
+def _arguments(config: RunConfig) -> TrainingArguments:
+    """Transformers' settings as given, and the zeroth-order ones where the method has such; defaults are the method's own.
 
     Raises:
         UsageError: settings that Transformers refuses, each alone or together.
@@ -127,6 +130,9 @@ def _arguments(config: RunConfig) -> ZOConfig:
     zo = {f.name: getattr(config.zo, f.name) for f in fields(config.zo)}
     quiet = {"report_to": "none", "dataloader_pin_memory": torch.cuda.is_available()}
     try:
+        if config.run.method in FIRST_ORDER:
+            own = {"output_dir": config.run.runs_dir, "remove_unused_columns": False}
+            return TrainingArguments(**{**own, **quiet, **config.training})
         return ZOConfig(**{"output_dir": config.run.runs_dir, **quiet, **config.training, **zo})
     except UsageError:
         raise
@@ -138,7 +144,7 @@ def _rehearse(config: RunConfig, materials: Materials) -> None:
     """What does not suit the model or the data is refused here, before the trainer makes the run's folder."""
     if not len(materials.test):
         raise UsageError("no example is left to test on, and a run ends with a test; set num_test, or name a test_file")
-    if config.run.method == "mezo":  # writes to any weight, in place, whatever that does to it
+    if config.run.method != "zo":  # MeZO writes to any weight, in place, whatever that does to it
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said once, by the optimizer that trains
@@ -147,7 +153,7 @@ def _rehearse(config: RunConfig, materials: Materials) -> None:
         perturbation(config.zo.perturbation, space, eps=config.zo.zo_eps, distribution=distribution)
 
 
-def _trainer(config: RunConfig, args: ZOConfig, materials: Materials) -> ZOTrainer:
+def _trainer(config: RunConfig, args: TrainingArguments, materials: Materials) -> TaskEvaluation:
     if args.eval_strategy != "no" and not len(materials.dev):
         args.eval_strategy = "no"
     callbacks = [] if config.run.max_seconds is None else [MaxTime(config.run.max_seconds)]

@@ -12,7 +12,7 @@ from zoft.config import RunConfig
 
 if TYPE_CHECKING:
     from zoft.finetune.materials import Materials
-    from zoft.trainer import ZOTrainer
+    from zoft.finetune.task_trainer import TaskEvaluation
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,20 @@ class Summary:
     skipped_steps: int
     best_step: int | None  # the step whose weights are kept; None: the last
     folder: str
+    seconds: float  # of training, evaluations included
+    forwards: int  # losses of micro-batches taken in training on one process
+    peak_bytes: int | None = None  # of tensors in one step, on the device; None: not measured
     official: dict[str, tuple[float, float]] = field(default_factory=dict)  # other metrics, before and after
 
     @classmethod
     def of(
         cls,
         config: RunConfig,
-        trainer: ZOTrainer,
+        trainer: TaskEvaluation,
         training: dict[str, float],
         before: dict[str, float],
         after: dict[str, float],
+        peak_bytes: int | None = None,
     ) -> Summary:
         """From the metrics of Trainer."""
         found = [key for key in after if key.startswith("test_") and key not in _NOT_METRICS]
@@ -50,9 +54,12 @@ class Summary:
             official={key.removeprefix("test_"): (before[key], after[key]) for key in found[1:]},
             steps=trainer.state.global_step,
             steps_per_second=training["train_steps_per_second"],
-            skipped_steps=trainer.zo_skipped_steps,
-            best_step=trainer.zo_best_step,
+            skipped_steps=getattr(trainer, "zo_skipped_steps", 0),  # a first-order trainer skips none
+            best_step=_best_step(trainer),
             folder=trainer.args.output_dir or "",
+            seconds=training["train_runtime"],
+            forwards=trainer.forwards,
+            peak_bytes=peak_bytes,
         )
 
 
@@ -66,7 +73,15 @@ _NOT_METRICS = {
 }
 
 
-def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, compare: bool) -> str:
+def _best_step(trainer: TaskEvaluation) -> int | None:
+    """The step whose weights load_best_model_at_end loaded."""
+    if hasattr(trainer, "zo_best_step"):
+        return trainer.zo_best_step  # type: ignore[attr-defined]
+    best = trainer.state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    return None if best is None else int(best.rpartition("-")[2])
+
+
+def closing_words(summary: Summary, trainer: TaskEvaluation, materials: Materials, compare: bool) -> str:
     """The closing table, with summary.json and the picture written on the way.
 
     Args:
@@ -90,7 +105,7 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
         rows.append(("best step", f"{summary.best_step}, whose weights were loaded at the end and are kept"))
     if summary.skipped_steps:
         rows.append(("steps skipped", str(summary.skipped_steps)))
-    steering = getattr(trainer.zo, "governor", None)  # MeZO has none
+    steering = getattr(getattr(trainer, "zo", None), "governor", None)  # the other methods have none
     if isinstance(steering, Steering) and steering.monitor is not None and steering.monitor.steps:
         rows += monitor_rows(steering.monitor)
     if compare:
@@ -108,10 +123,25 @@ def closing_words(summary: Summary, trainer: ZOTrainer, materials: Materials, co
     return "\n".join(lines)
 
 
-def _memory_rows(trainer: ZOTrainer, materials: Materials) -> list[tuple[str, str]]:
+def _memory_rows(trainer: TaskEvaluation, materials: Materials) -> list[tuple[str, str]]:
     """Peak bytes of tensors in one step on this model and batch size, both measured now."""
-    from zoft.report.memory import adamw_step_bytes, weight_bytes, zo_step_bytes
+    from zoft.report.memory import weight_bytes
     from zoft.report.table import human_bytes
+
+    weights = weight_bytes(materials.model)
+    zo, adamw = (step_bytes(method, trainer, materials) for method in ("zo", "adamw"))
+    return [
+        ("peak memory, a step", f"{human_bytes(zo)}, of which the weights are {human_bytes(weights)}"),
+        (
+            "peak memory, an AdamW step",
+            f"{human_bytes(adamw)} on the same model and batch, {adamw / zo:.1f} times as much",
+        ),
+    ]
+
+
+def step_bytes(method: str, trainer: TaskEvaluation, materials: Materials) -> int:
+    """Peak bytes of tensors in one step of `method` on this model, its trained weights, and the first training batch."""
+    from zoft.report.memory import adamw_step_bytes, mezo_step_bytes, zo_step_bytes
 
     size = trainer.args.per_device_train_batch_size
     batch: Any = materials.collator(materials.train[:size])
@@ -120,15 +150,13 @@ def _memory_rows(trainer: ZOTrainer, materials: Materials) -> list[tuple[str, st
     def loss(model: Any) -> Any:
         return materials.objective(model, batch)
 
-    weights, zo, adamw = (
-        weight_bytes(materials.model),
-        zo_step_bytes(materials.model, loss),
-        adamw_step_bytes(materials.model, loss),
-    )
-    return [
-        ("peak memory, a step", f"{human_bytes(zo)}, of which the weights are {human_bytes(weights)}"),
-        (
-            "peak memory, an AdamW step",
-            f"{human_bytes(adamw)} on the same model and batch, {adamw / zo:.1f} times as much",
-        ),
-    ]
+    if method == "zo":
+        arguments: Any = trainer.args  # a ZOConfig, whose settings these are
+        zo = arguments.zo_settings()
+        settings = {
+            "directions": zo.zo_directions, "distribution": zo.zo_distribution, "perturbation": zo.perturbation,
+            "weight_rounding": zo.weight_rounding, "estimator": zo.zo_estimator, "rule": zo.zo_rule,
+            "rule_settings": zo.rule_settings,
+        }  # fmt: skip
+        return zo_step_bytes(materials.model, loss, as_set=True, **settings)
+    return (mezo_step_bytes if method == "mezo" else adamw_step_bytes)(materials.model, loss, as_set=True)

@@ -1,8 +1,8 @@
-"""`ZOTrainer` for a task: its evaluation gives the task's metrics, from chosen candidates or from generated text."""
+"""Trainers for a task, by method: their evaluation gives the task's metrics, from chosen candidates or from generated text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,19 +13,20 @@ from zoft.generation import Greedy, prompts_of
 from zoft.metrics import metric
 from zoft.tasks.encoded import EncodedDataset
 from zoft.trainer import MeZOTrainer, ZOTrainer
+from zoft.trainer.objective_trainer import ObjectiveTrainer
 
 
-class TaskTrainer(ZOTrainer):
+class TaskEvaluation(ObjectiveTrainer):
     """Predictions are candidates' scores [n, C] or new tokens [n, N]; labels are the examples' numbers in their dataset.
 
     Raises:
-        UsageError: as `ZOTrainer`; an unknown metric.
+        UsageError: as the trainer that it is put before; an unknown metric.
     """
 
     def __init__(self, *args: Any, metrics: Sequence[str] = (), greedy: Greedy | None = None, **kwargs: Any) -> None:
         """
         Args:
-            args and kwargs: `ZOTrainer`'s.
+            args and kwargs: `ObjectiveTrainer`'s.
             metrics: names of `zoft.metrics`; empty: the loss alone.
             greedy: how answers are written where they are free text.
         """
@@ -60,5 +61,21 @@ class TaskTrainer(ZOTrainer):
         return {name: measure(outcomes) for name, measure in self.measures.items()}
 
 
-class MeZOTaskTrainer(TaskTrainer, MeZOTrainer):
-    """The same evaluation around `MeZOTrainer` (`method=mezo`)."""
+class TaskTrainer(TaskEvaluation, ZOTrainer):
+    """`method=zo`."""
+
+
+class MeZOTaskTrainer(TaskEvaluation, MeZOTrainer):
+    """`method=mezo`."""
+
+
+class FirstOrderTaskTrainer(TaskEvaluation):
+    """`method=adamw` and `lora-adamw`: gradients, and the optimizer of Transformers (`optim`, AdamW by default)."""
+
+
+TRAINERS: Mapping[str, type[TaskEvaluation]] = {
+    "zo": TaskTrainer,
+    "mezo": MeZOTaskTrainer,
+    "adamw": FirstOrderTaskTrainer,
+    "lora-adamw": FirstOrderTaskTrainer,
+}

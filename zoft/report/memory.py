@@ -104,17 +104,20 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
-def zo_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], **settings: Any) -> int:
+def zo_step_bytes(
+    model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], as_set: bool = False, **settings: Any
+) -> int:
     """Peak bytes of a zeroth-order step on the model's device: its weights and all that two steps make beyond them.
 
     Args:
-        model: left as it is; a copy takes the steps, with all its floating parameters trainable.
+        model: left as it is; a copy takes the steps.
         loss: the copy's loss on a batch, the same for every call.
+        as_set: train what requires gradients in `model`; otherwise all floating parameters.
         settings: of `zoft.optimizer.ZOOptimizer`.
     """
     from zoft.optimizer import ZOOptimizer
 
-    copied = _trainable_copy(model)
+    copied = _trainable_copy(model, as_set)
 
     def work() -> None:
         optimizer = ZOOptimizer(copied, lr=0.0, **settings)
@@ -124,16 +127,30 @@ def zo_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], *
     return _in_all(copied, work)
 
 
-def adamw_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]) -> int:
+def mezo_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], as_set: bool = False) -> int:
+    """Peak bytes of a step of MeZO's own procedure (`zoft.mezo`). Arguments as in `zo_step_bytes`."""
+    from zoft.mezo import MeZO
+
+    copied = _trainable_copy(model, as_set)
+
+    def work() -> None:
+        optimizer = MeZO(copied, lr=0.0)
+        for _ in range(2):
+            optimizer.step(lambda: loss(copied))
+
+    return _in_all(copied, work)
+
+
+def adamw_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], as_set: bool = False) -> int:
     """Peak bytes of an AdamW step on the model's device: weights, gradients, moments, what autograd keeps, scratch.
 
     The optimizer is torch's fused one, Trainer's default and the one with the least scratch. Two steps are taken,
     since the moments are there in full only from the second forward on. Arguments as in `zo_step_bytes`.
     """
-    copied = _trainable_copy(model)
+    copied = _trainable_copy(model, as_set)
 
     def work() -> None:
-        optimizer = torch.optim.AdamW(copied.parameters(), lr=0.0, fused=True)
+        optimizer = torch.optim.AdamW([w for w in copied.parameters() if w.requires_grad], lr=0.0, fused=True)
         for _ in range(2):
             loss(copied).backward()
             optimizer.step()
@@ -142,11 +159,11 @@ def adamw_step_bytes(model: nn.Module, loss: Callable[[nn.Module], torch.Tensor]
     return _in_all(copied, work)
 
 
-def _trainable_copy(model: nn.Module) -> nn.Module:
+def _trainable_copy(model: nn.Module, as_set: bool) -> nn.Module:
     copied = copy.deepcopy(model)
     copied.zero_grad()
     for weight in copied.parameters():
-        weight.requires_grad_(weight.is_floating_point())
+        weight.requires_grad_(weight.requires_grad if as_set else weight.is_floating_point())
     return copied
 
 

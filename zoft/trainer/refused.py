@@ -31,12 +31,15 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
 COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")  # at least 1 each
 
 
-def check_training_settings(values: Mapping[str, Any]) -> None:
+def check_training_settings(values: Mapping[str, Any], gradients: bool = False) -> None:
     """UsageError for the first setting in `values` (a partial mapping, or `vars` of TrainingArguments) not honoured.
 
     Counts and the learning rate are checked here too: Transformers finds out about them half-way.
+
+    Args:
+        gradients: the run takes some, so what needs them is honoured.
     """
-    for name, (refuses, reason) in REFUSED.items():
+    for name, (refuses, reason) in () if gradients else REFUSED.items():
         value = values.get(name)
         if refuses(value):
             raise UsageError(f"{name}={value}: {reason}")
