@@ -9,12 +9,12 @@ import torch
 
 from zoft.mezo import MeZO
 from zoft.optimizer import ZOOptimizer
+from zoft.trainer.stateless import OPTIMIZER_FILE, forget
 from zoft.trajectory import TrajectoryLog
 from zoft.trajectory.mark import MARK, read_mark
 from zoft.trajectory.recorder import write_whole
 
 logger = logging.getLogger(__name__)
-OPTIMIZER_FILE = "optimizer.pt"  # Trainer's name for it
 
 
 def follow_best(optimizer: ZOOptimizer | MeZO, checkpoint: Path) -> None:
@@ -24,14 +24,10 @@ def follow_best(optimizer: ZOOptimizer | MeZO, checkpoint: Path) -> None:
         optimizer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         return
     logger.warning(
-        "%s holds no optimizer state (save_only_model): the weights loaded from it stand without low-order bits, and the "
-        "optimizer's step count stays where training ended", checkpoint,
+        "%s holds no optimizer state (save_only_model): the weights loaded from it stand without low-order bits and "
+        "momentum, and the optimizer's step count stays where training ended", checkpoint,
     )  # fmt: skip
-    if isinstance(optimizer, MeZO):
-        return
-    for buffer in optimizer.space.momenta.values():
-        buffer.zero_()
-    optimizer.space.load_residuals({name: torch.zeros_like(bits) for name, bits in optimizer.space.residuals()})
+    forget(optimizer)
 
 
 def mark_best(checkpoint: Path, log: Path) -> None:

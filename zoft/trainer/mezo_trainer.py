@@ -14,6 +14,7 @@ from zoft.errors import UsageError
 from zoft.mezo import MeZO
 from zoft.trainer.mezo_settings import check_mezo_settings
 from zoft.trainer.settings import ZOSettings
+from zoft.trainer.stateless import go_on
 from zoft.trainer.zo_trainer import ZOTrainer
 
 
@@ -47,6 +48,7 @@ class MeZOTrainer(ZOTrainer):
             self.optimizer = self.zo
         if self.zo is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
+        go_on(self.zo, self._resumed)
         weights = self.zo.param_groups[0]["params"]
         for weight in weights:
             weight.requires_grad_(False)

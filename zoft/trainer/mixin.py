@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,20 +16,20 @@ from zoft.backends import Rounding
 from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
-from zoft.stability import govern
+from zoft.stability import Steering, govern
 from zoft.trainer.best import follow_best, mark_best
 from zoft.trainer.holding import step_follows
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings, last_checkpoint
 from zoft.trainer.settings import ZOSettings
+from zoft.trainer.stateless import go_on
 
 if TYPE_CHECKING:
     from transformers import Trainer as _Base
+
+    from zoft.trainer.rewinding import Rewinding
 else:
     _Base = object
-
-
-logger = logging.getLogger(__name__)
 
 
 class ZOMixin(_Base):
@@ -45,8 +44,8 @@ class ZOMixin(_Base):
     zo_best_step: int | None = None  # Trainer's step at which the weights stand that load_best_model_at_end loaded
     zo_skipped_steps = 0  # of the last `train`, also behind that step
     _recording: RecordTrajectory | None = None
+    _rewinding: Rewinding | None = None
     _resumed: str | None = None  # the checkpoint from which this call of `train` goes on
-    _begun = False  # has this call of `train` taken a step
 
     def check_zo(self) -> None:
         """Refuse what cannot work, before anything runs.
@@ -90,16 +89,10 @@ class ZOMixin(_Base):
             )
             steering = govern(self.zo, settings, batch_fraction=self._batch_fraction(), may_rewind=True)
             self.optimizer = self.zo
-            if settings.zo_trajectory:
-                self._recording = RecordTrajectory(self.zo, base=getattr(self.model, "name_or_path", ""))
-                self._recording.checkpoint = self._resumed
-                self.add_callback(self._recording)
-            if steering is not None and settings.guard == "rewind":
-                from zoft.trainer.rewinding import Rewinding
-
-                self.add_callback(Rewinding(self.zo, steering, self._recording))
+            self._watch(steering)
         if self.zo is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
+        go_on(self.zo, self._resumed)
         for weight in self.zo.param_groups[0]["params"]:
             weight.requires_grad_(False)
         if self.args.world_size > 1:
@@ -107,6 +100,24 @@ class ZOMixin(_Base):
             rounding = list(Rounding).index(self.zo.space.rounding)  # `auto` looks at each rank's free memory
             require_equal(rounding, "weight_rounding (set it, instead of auto)", self.zo.space.device)
         return self.optimizer
+
+    def _watch(self, steering: Steering | None) -> None:
+        """The callbacks that go with a new optimizer; those of an earlier one (`model_init` makes models anew) go."""
+        for earlier in (self._recording, self._rewinding):
+            if earlier is not None:
+                earlier.close()
+                self.remove_callback(earlier)
+        self._recording = self._rewinding = None
+        assert self.zo is not None
+        if self.zo_settings.zo_trajectory:
+            self._recording = RecordTrajectory(self.zo, base=getattr(self.model, "name_or_path", ""))
+            self._recording.checkpoint = self._resumed
+            self.add_callback(self._recording)
+        if steering is not None and self.zo_settings.guard == "rewind":
+            from zoft.trainer.rewinding import Rewinding
+
+            self._rewinding = Rewinding(self.zo, steering, self._recording)
+            self.add_callback(self._rewinding)
 
     def _batch_fraction(self) -> float:
         """Examples of one optimizer step / examples in the training set; 0 where the set's size is not known."""
@@ -120,19 +131,20 @@ class ZOMixin(_Base):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
         self.check_zo()
-        self._begun = False
         if self.zo is not None:
             self.zo.discard()  # losses of an earlier call that ended half-way
         resumed = kwargs.pop("resume_from_checkpoint", args[0] if args else None)
         if resumed is True:
             resumed = last_checkpoint(self.args.output_dir)
-        self._resumed = resumed if isinstance(resumed, str) else None
+        self._resumed = os.fspath(resumed) if isinstance(resumed, str | os.PathLike) else None
         if self._recording is not None:
             self._recording.checkpoint = self._resumed
         try:
             with self._without_gradients():
                 result = super().train(resumed, *args[1:], **kwargs)
         finally:
+            if self._rewinding is not None:
+                self._rewinding.close()  # Trainer tells callbacks of an end, and of nothing after an exception
             if self._recording is not None:
                 self._recording.close()
         assert self.zo is not None
@@ -183,12 +195,6 @@ class ZOMixin(_Base):
             Their mean, scaled as Trainer scales a micro-batch's loss.
         """
         assert self.zo is not None, "training_step runs after create_optimizer"
-        if not self._begun and self.zo.steps < self.state.global_step and not self.zo.steps:
-            logger.warning(
-                "no optimizer state in the checkpoint: directions go on from step %d", self.state.global_step
-            )
-            self.zo.steps = self.state.global_step
-        self._begun = True  # from here on the optimizer's count may fall behind Trainer's: a rewind undoes steps
         model.train()
         inputs = self._prepare_inputs(inputs)
         scaled = self.loss_is_scaled_for_ga

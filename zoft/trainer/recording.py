@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from transformers import TrainerCallback
 from zoft.optimizer import ZOOptimizer
 from zoft.trajectory import Recorder, attach
 
-logger = logging.getLogger(__name__)
 LOG_NAME = "trajectory.zoft"
 
 
@@ -25,9 +23,6 @@ class RecordTrajectory(TrainerCallback):
         self._recorder: Recorder | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.optimizer.steps < state.global_step:
-            logger.warning("no optimizer state in the checkpoint: directions go on from step %d", state.global_step)
-            self.optimizer.steps = state.global_step
         self.open(args)
 
     def open(self, args: Any) -> None:

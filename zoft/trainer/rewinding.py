@@ -37,11 +37,12 @@ class Rewinding(TrainerCallback):
         self._row = 0  # refused in a row, up to now
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._anchors, self._steps = [Snapshot.take(self.optimizer)], []
+        self._anchors, self._steps, self._row = [Snapshot.take(self.optimizer)], [], 0
         self.steering.keep(self.optimizer.steps)
         self.optimizer.observers.append(self._see)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def close(self) -> None:
+        """Stop looking, whether training ended well or not."""
         if self._see in self.optimizer.observers:
             self.optimizer.observers.remove(self._see)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from torch import nn
@@ -53,7 +54,13 @@ def replay(model: nn.Module, log: TrajectoryLog, until: int | None = None, *, ba
 
 
 def advance(space: ParameterSpace, header: Header, steps: Sequence[Step], state: State) -> State:
-    """Repeat `steps` on weights that are where they were before the first of them; the rule's state after them."""
+    """Repeat `steps` on weights that are where they were before the first of them; the rule's state after them.
+
+    Raises:
+        TrajectoryError: they do not follow one another; the weights are untouched then.
+    """
+    if any(after.index != before.index + 1 for before, after in pairwise(steps)):
+        raise TrajectoryError("the steps to repeat do not follow one another: one is missing, or there twice")
     writes = Writes(header, state)
     pending: list[Move] = []
     terms = 0

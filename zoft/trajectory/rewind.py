@@ -62,6 +62,8 @@ def rewind(optimizer: ZOOptimizer, log: TrajectoryLog, step: int, start: Snapsho
             f"{log.header.first} to {log.end}; the snapshot must not be later, and the log must reach there"
         )
     steps = log.steps[start.step - log.header.first : step - log.header.first]
+    if [taken.index for taken in steps] != list(range(start.step, step)):
+        raise TrajectoryError(f"the log does not hold steps {start.step} to {step}, each once and in order")
     optimizer.discard()
     optimizer.space.load_weights(start.weights)
     optimizer.space.load_residuals(start.residuals)
