@@ -33,10 +33,11 @@ class Flag(enum.IntFlag):
     NONFINITE = 1  # a loss was NaN or infinite: nothing was applied
     GUARDED = 2  # the guard refused the step: nothing was applied
     CAPPED = 4  # the learning rate was lowered by the monitor
+    INTERRUPTED = 8  # training stopped before all losses were taken: nothing was applied
 
     @property
     def skipped(self) -> bool:
-        return bool(self & (Flag.NONFINITE | Flag.GUARDED))
+        return bool(self & (Flag.NONFINITE | Flag.GUARDED | Flag.INTERRUPTED))
 
 
 @dataclass(frozen=True, slots=True)

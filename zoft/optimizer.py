@@ -165,7 +165,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             lr=lr,
             weight_decay=float(group["weight_decay"]),
             flags=flags if estimate.finite else flags | Flag.NONFINITE,
-            evaluations=len(parts),
+            evaluations=max(len(parts), self.perturbation.cycles),  # more: begun, given up and taken again
         )
         self.apply(step)
         return step.estimate.loss
@@ -196,20 +196,30 @@ class ZOOptimizer(torch.optim.Optimizer):
         return decision.lr, flags | (Flag.GUARDED if decision.refused else Flag.NONE)
 
     def discard(self) -> None:
-        """Forget the losses taken since the last step."""
+        """Forget the losses taken since the last step.
+
+        What in-place perturbation left in the weights for them (restoring rounds) becomes a step that moves nothing, so
+        that the log tells of it.
+        """
         self._parts, self._request = [], None
-        self.perturbation.restore()
+        cycles = self.perturbation.cycles
+        if cycles:
+            nothing = Estimate(self.source.at(self.steps, self.directions), (0.0,) * self.directions, math.nan)
+            self.apply(Step(self.steps, nothing, 0.0, flags=Flag.INTERRUPTED, evaluations=cycles))
 
     def apply(self, step: Step) -> None:
         """Spend one step: the only path from a Step to the weights, in training and in replay."""
+        before, self.space.torn = self.space.torn, True
         move, self.rule_state = spend(self.rule, self.rule_state, step)
         back = self.perturbation.take_back()
         self.space.move_(back if move is None else [*back, move])
+        self.perturbation.cycles = 0
         self.steps = step.index + 1
         self.skipped += step.flags.skipped
         self.last = step
         for observer in self.observers:
             observer(step)
+        self.space.torn = before
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state plus the step counter, the rule's scalars and residual bits; plain values and tensors only."""
@@ -254,6 +264,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             if mine[key] != value:
                 raise UsageError(f"the checkpoint was trained with {key} {mine[key]!r}, this run has {value!r}")
         super().load_state_dict(state_dict)
+        self._parts, self._request, self.perturbation.cycles = [], None, 0  # of a step from other weights
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]
         self.space.load_residuals(mine["residuals"])

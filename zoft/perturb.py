@@ -29,10 +29,12 @@ class Perturbation(ABC):
 
     def __init__(self, space: ParameterSpace) -> None:
         self.space = space
+        self.cycles = 0  # times that noise went into the weights and out again since the last step
 
     @abstractmethod
     def losses(self, population: Sequence[Point], loss: Callable[[], T], *, hold: bool = False) -> list[T]:
-        """`loss()` at every point, in order. The weights are what they were when this returns, or raises.
+        """`loss()` at every point, in order. The weights are what they were when this returns, or raises: up to rounding
+        in place, where the whole way through all points is gone in either case, and counted in `cycles`.
 
         With `hold` they may stay where the last point was, if nothing raised: the caller goes on to `take_back` or
         `restore` before anything reads a weight.
@@ -102,13 +104,14 @@ class InPlace(Perturbation):
             report_too_large((slot.weight for slot in self.space.slots), step)
         results: list[T] = []
         path = in_place_path(population)
+        self.cycles += 1
         try:
-            for point, move in zip(population, path, strict=False):
+            for gone, move in enumerate(path[:-1], start=1):
                 self.space.move_([move])
-                self._back = [_between(point, ())]
+                self._back = path[gone:]
                 results.append(loss())
         except BaseException:
-            self.restore()
+            self.restore()  # rounds, and replay repeats whole ways: so an exception does not cut one short
             raise
         if not hold:
             self.restore()

@@ -74,6 +74,7 @@ class ParameterSpace:
         )
         self.device = self.slots[0].weight.device
         self.backend: Backend = backend(backend_name, self.device)
+        self.torn = False  # a write has begun and was interrupted: no step leads to these weights
         self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self.slots)
 
         self.momenta: dict[str, torch.Tensor] = {}  # by canonical name
@@ -90,12 +91,14 @@ class ParameterSpace:
 
     def move_(self, moves: Sequence[Move]) -> None:
         """Apply `moves` in order to every weight, rounding to storage after each."""
+        before, self.torn = self.torn, True
         for kind, run in groupby(moves, key=type):
             if kind is Move:
                 self.backend.sweep_(self._targets, list(run), self.rounding)
                 continue
             for move in run:
                 self._through_buffers_(move)  # type: ignore[arg-type]
+        self.torn = before
 
     def _through_buffers_(self, move: BufferedMove) -> None:
         if not self.momenta:
@@ -160,6 +163,7 @@ class ParameterSpace:
             raise UsageError("the copied weights are not those of this model: names, shapes or dtypes differ")
         for name, weight in weights.items():
             mine[name].detach().copy_(weight)
+        self.torn = False
 
     def fingerprint(self) -> str:
         """16 hex digits of blake2b over names, shapes, dtypes and all stored bytes: equal if and only if the weights are."""

@@ -74,14 +74,14 @@ def test_the_log_is_read_up_to_the_best_step(trained, tiny_model, tmp_path) -> N
 
 def test_the_mark_goes_when_the_log_goes_on(trained, tmp_path) -> None:
     trained()
-    assert read_mark(tmp_path / "run") is not None
+    assert read_mark(tmp_path / "run").steps == 2
     trained(resume=str(tmp_path / "run/checkpoint-4"), load_best_model_at_end=False)
-    assert read_mark(tmp_path / "run") is None
+    assert read_mark(tmp_path / "run").steps == 6 and read_to_mark(tmp_path / "run/trajectory.zoft").end == 6
 
 
 def test_a_checkpoint_without_optimizer_state_is_said(trained, tmp_path, caplog) -> None:
     trainer = trained(torch.bfloat16, save_only_model=True, weight_rounding="residual16")
-    assert "holds no optimizer state" in caplog.text and trainer.zo.steps == 6
+    assert "holds no optimizer state" in caplog.text and trainer.zo.steps == 2
     assert not any(bits.any() for _, bits in trainer.zo.space.residuals())
     assert read_to_mark(tmp_path / "run/trajectory.zoft").end == 2
 

@@ -23,9 +23,11 @@ def follow_best(optimizer: ZOOptimizer | MeZO, checkpoint: Path) -> None:
     if file.is_file():
         optimizer.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
         return
+    mark = read_mark(checkpoint)
+    optimizer.steps = optimizer.steps if mark is None else mark.steps
     logger.warning(
         "%s holds no optimizer state (save_only_model): the weights loaded from it stand without low-order bits and "
-        "momentum, and the optimizer's step count stays where training ended", checkpoint,
+        "momentum", checkpoint,
     )  # fmt: skip
     forget(optimizer)
 

@@ -119,6 +119,17 @@ class ZOMixin(_Base):
             self._rewinding = Rewinding(self.zo, steering, self._recording)
             self.add_callback(self._rewinding)
 
+    def _stop_watching(self) -> None:
+        """At the end of `train`, also after an exception, of which Trainer tells its callbacks nothing."""
+        try:
+            if self._rewinding is not None:
+                self._rewinding.close()
+            if self.zo is not None:
+                self.zo.discard()  # losses of a step that was not finished
+        finally:
+            if self._recording is not None:
+                self._recording.close()
+
     def _batch_fraction(self) -> float:
         """Examples of one optimizer step / examples in the training set; 0 where the set's size is not known."""
         try:
@@ -131,22 +142,19 @@ class ZOMixin(_Base):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
         self.check_zo()
-        if self.zo is not None:
-            self.zo.discard()  # losses of an earlier call that ended half-way
         resumed = kwargs.pop("resume_from_checkpoint", args[0] if args else None)
         if resumed is True:
             resumed = last_checkpoint(self.args.output_dir)
-        self._resumed = os.fspath(resumed) if isinstance(resumed, str | os.PathLike) else None
+        if isinstance(resumed, os.PathLike):
+            resumed = os.fspath(resumed)
+        self._resumed = resumed if isinstance(resumed, str) else None
         if self._recording is not None:
             self._recording.checkpoint = self._resumed
         try:
             with self._without_gradients():
                 result = super().train(resumed, *args[1:], **kwargs)
         finally:
-            if self._rewinding is not None:
-                self._rewinding.close()  # Trainer tells callbacks of an end, and of nothing after an exception
-            if self._recording is not None:
-                self._recording.close()
+            self._stop_watching()
         assert self.zo is not None
         self.zo_skipped_steps, self.zo_best_step = self.zo.skipped, None
         if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
@@ -173,7 +181,6 @@ class ZOMixin(_Base):
         finally:
             accelerator.prepare_model = prepare_model
             if self.zo is not None:
-                self.zo.discard()
                 for weight in self.zo.param_groups[0]["params"]:
                     weight.requires_grad_(True)
 

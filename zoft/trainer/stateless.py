@@ -11,6 +11,7 @@ import torch
 from zoft.mezo import MeZO
 from zoft.optimizer import ZOOptimizer
 from zoft.trainer.refused import check_checkpoint
+from zoft.trajectory.mark import read_mark
 
 logger = logging.getLogger(__name__)
 OPTIMIZER_FILE, SCHEDULER_FILE, STATE_FILE = "optimizer.pt", "scheduler.pt", "trainer_state.json"  # Trainer's names
@@ -27,7 +28,9 @@ def go_on(optimizer: ZOOptimizer | MeZO, checkpoint: str | None) -> None:
     if checkpoint is None or all((Path(checkpoint) / file).is_file() for file in (OPTIMIZER_FILE, SCHEDULER_FILE)):
         return
     check_checkpoint(checkpoint)
-    optimizer.steps = int(json.loads((Path(checkpoint) / STATE_FILE).read_bytes())["global_step"])
+    mark = read_mark(Path(checkpoint))
+    trainers = int(json.loads((Path(checkpoint) / STATE_FILE).read_bytes())["global_step"])
+    optimizer.steps = trainers if mark is None else mark.steps
     logger.warning("no optimizer state in the checkpoint: directions go on from step %d", optimizer.steps)
     forget(optimizer)
 

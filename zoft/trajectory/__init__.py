@@ -2,8 +2,9 @@
 
 from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.header import Header
+from zoft.trajectory.joining import attach
 from zoft.trajectory.log import TrajectoryLog
-from zoft.trajectory.recorder import Recorder, attach
+from zoft.trajectory.recorder import Recorder
 from zoft.trajectory.replay import Replayed, merge, replay
 from zoft.trajectory.rewind import Snapshot, rewind
 

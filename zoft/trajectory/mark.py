@@ -1,7 +1,8 @@
-"""Where on a log some weights stand: a small file in a checkpoint's folder, or beside the log whose end they are not.
+"""Where on a log some weights stand, and which: a small file in a checkpoint's folder, and beside a log that is closed.
 
 A run that loads its best checkpoint at the end leaves weights which its log passed earlier. The mark beside the log says so,
-and replay, pack and `from_trajectory` stop there unless another step is asked for. It goes when the log goes on.
+and replay, pack and `from_trajectory` stop there unless another step is asked for. A log is only gone on with from the weights
+that its mark tells of. The mark goes when the log goes on.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ class Mark:
 
     steps: int  # optimizer steps since step 0
     check: bytes  # of the log's chain there
+    state: str | None = None  # fingerprint of all that a run goes on from; None: no step of the log leads to it
 
     def to_json(self) -> bytes:
-        return json.dumps({"steps": self.steps, "check": self.check.hex()}).encode()
+        return json.dumps({"steps": self.steps, "check": self.check.hex(), "state": self.state}).encode()
 
     def on(self, log: TrajectoryLog) -> bool:
         """Whether the log passes here; the compact form, which has no chain, is believed."""
@@ -44,8 +46,8 @@ def read_mark(folder: Path) -> Mark | None:
         return None
     try:
         plain = json.loads(file.read_bytes())
-        return Mark(int(plain["steps"]), bytes.fromhex(plain["check"]))
-    except (ValueError, TypeError, KeyError) as error:
+        return Mark(int(plain["steps"]), bytes.fromhex(plain["check"]), plain.get("state"))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise TrajectoryError(f"{file} cannot be read: {error}") from error
 
 
