@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from zoft.stability.averages import Average, SignalFraction
+from zoft.errors import UsageError
+from zoft.stability.averages import Average, SignalFraction, blend_weight
 from zoft.stability.curvature import rounding_noise
 
 
@@ -84,3 +85,16 @@ def test_rounding_noise_is_recovered() -> None:
         near = [(loss(radius / 2) + loss(-radius / 2) - 2 * centre) / (radius / 2) ** 2]
         estimates.append(rounding_noise(wide, near, radius) ** 2)
     assert math.sqrt(sum(estimates) / 300) == pytest.approx(delta, rel=0.15)
+
+
+def test_an_average_is_a_mean_first_and_exponential_later() -> None:
+    average = Average(decay=0.9)
+    for value in (4.0, 8.0, 6.0, 10.0):
+        average.add(value)
+    assert average.value == pytest.approx(7.0)
+    for _ in range(1000):
+        average.add(7.0)
+    average.add(17.0)
+    assert average.value == pytest.approx(8.0)
+    with pytest.raises(UsageError, match="decay"):
+        blend_weight(1.0, 3)

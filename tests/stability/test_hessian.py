@@ -6,8 +6,20 @@ import pytest
 import torch
 
 from zoft.errors import UsageError
-from zoft.stability.hessian import HessianProducts, full_hessian, hutchinson_trace, lambda_max
+from zoft.stability.hessian import HessianProducts, hutchinson_trace, lambda_max
 from zoft.stability.reading import second_difference
+
+
+def full_hessian(products: HessianProducts) -> torch.Tensor:
+    """H as a [d, d] matrix, symmetrised, parameters flattened and joined in order. d products: for tiny networks."""
+    columns = []
+    for index, parameter in enumerate(products.parameters):
+        for element in range(parameter.numel()):
+            unit = [torch.zeros_like(p) for p in products.parameters]
+            unit[index].view(-1)[element] = 1.0
+            columns.append(torch.cat([part.reshape(-1) for part in products(unit)]))
+    matrix = torch.stack(columns)
+    return 0.5 * (matrix + matrix.T)
 
 
 @pytest.fixture

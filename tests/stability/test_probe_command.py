@@ -6,6 +6,7 @@ import pytest
 
 from zoft.cli import main
 from zoft.config import load_config
+from zoft.errors import UsageError
 from zoft.finetune.probe import measure
 
 
@@ -17,7 +18,22 @@ def test_probe_prints_the_recommended_range(capsys) -> None:
     trace = float(re.search(r"trace of the Hessian +([\d.e+-]+)", out)[1])
     assert trace > 0.0 and "recommended" in out and "forward passes" in out
     report = measure(load_config(argv, {}))
-    assert report.trace == pytest.approx(trace, rel=1e-3)  # seeded: the same again
-    assert report.edge == pytest.approx(2.0 / report.trace)
-    low, high = report.descent_edge
-    assert 0.0 < low <= high and report.lambda_max[0] <= report.lambda_max[1] <= report.trace
+    measured, advice = report.measured, report.advice
+    assert measured.trace.value == pytest.approx(trace, rel=1e-3)  # seeded: the same again
+    assert 0.0 < advice.edge[0] <= advice.edge[1] == pytest.approx(2.0 / measured.trace.lower(1.0))
+    assert 0.0 < advice.recommended[0] < advice.recommended[1] <= advice.drift
+    assert report.lambda_max[0] <= report.lambda_max[1] <= measured.trace.value
+    assert "asked for              0.0003   (safe" in out
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["recipe=quickstart", "zo_estimator=fzoo", "zo_directions=8"], "no closed form says how far such a step goes"),
+        (["recipe=eos-gd"], "the laboratory .* measures its own curvature"),
+        (["recipe=quickstart", "per_device_train_batch_size=1"], "compares the halves of a batch"),
+    ],
+)
+def test_probe_refuses_what_it_cannot_turn_into_a_learning_rate(changes, words) -> None:
+    with pytest.raises(UsageError, match=words):
+        measure(load_config(changes, {}))

@@ -1,19 +1,14 @@
-"""Readings: their statistics on a known quadratic, what may be believed, and how they are averaged."""
+"""Readings: their statistics on a known quadratic, and what may be believed."""
 
 import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from zoft.errors import UsageError
 from zoft.stability.reading import (
     Reading,
-    blend,
-    blend_weight,
     frobenius_squared_reading,
-    pool,
     second_difference,
     trace_reading,
 )
@@ -110,51 +105,10 @@ def test_confidence_bounds() -> None:
     assert reading(10.0, 2.0).upper(1.5) == 13.0
 
 
-@given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=30), st.integers(1, 30))
-def test_pooling_parts_gives_the_mean_of_the_whole(values: list[float], cut: int) -> None:
-    parts = [part for part in (values[:cut], values[cut:]) if part]
-    whole = pool([trace_reading(part, RADIUS, loss_noise=1e-5) for part in parts])
-    assert whole.value == pytest.approx(math.fsum(values) / len(values), abs=1e-9)
-    assert whole.probes == len(values)
-    assert whole.noise_floor == pytest.approx(trace_reading(values, RADIUS, loss_noise=1e-5).noise_floor)
-
-
-def test_blending_is_a_mean_first_and_an_exponential_average_later() -> None:
-    values = [4.0, 8.0, 6.0, 10.0]
-    average = reading(values[0])
-    for seen, value in enumerate(values[1:], start=1):
-        average = blend(average, reading(value), blend_weight(0.9, seen))
-    assert average.value == pytest.approx(7.0)
-    assert average.standard_error == pytest.approx(1.0 / 2.0)
-    assert average.noise_floor == pytest.approx(0.5 / 2.0)
-    assert average.probes == 16
-    late = blend(average, reading(17.0), blend_weight(0.9, 1000))
-    assert late.value == pytest.approx(8.0)
-
-
-def test_blending_forgets_a_single_probe_of_unknown_error() -> None:
-    first = trace_reading([5.0], RADIUS)
-    assert blend(first, reading(6.0), 1.0).standard_error == 1.0
-    assert blend(first, reading(6.0), 0.5).standard_error == math.inf
-
-
 def test_errors_say_what_came() -> None:
-    other = Reading("lambda_max", 1.0, 0.1, 0.0, RADIUS, 1)
     with pytest.raises(UsageError, match="at least one probe"):
         trace_reading([], RADIUS)
     with pytest.raises(UsageError, match="at least two probes, got 1"):
         frobenius_squared_reading([1.0], RADIUS)
-    with pytest.raises(UsageError, match="lambda_max into an average of trace"):
-        blend(reading(1.0), other, 0.5)
-    with pytest.raises(UsageError, match="not finite"):
-        blend(reading(1.0), reading(math.nan), 0.5)
-    with pytest.raises(UsageError, match="weight"):
-        blend(reading(1.0), reading(1.0), 1.5)
-    with pytest.raises(UsageError, match="one kind at one radius"):
-        pool([reading(1.0), other])
-    with pytest.raises(UsageError, match="got none"):
-        pool([])
     with pytest.raises(UsageError, match="radius"):
         second_difference(1.0, 1.0, 1.0, 0.0)
-    with pytest.raises(UsageError, match="decay"):
-        blend_weight(1.0, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from zoft.stability.reading import blend_weight
+from zoft.errors import UsageError
 
 WINDOWS = (32, 128, 512, 2048, 8192)  # steps
 
@@ -100,3 +100,16 @@ class SignalFraction:
 
     def load(self, state: dict[str, Any]) -> None:
         self.count, self._sums = state["count"], [list(sums) for sums in state["sums"]]
+
+
+def blend_weight(decay: float, seen: int) -> float:
+    """Weight of the next number after `seen` of them: 1 / (seen + 1) until that falls below 1 - decay; (P11).
+
+    A plain mean first, an exponential average afterwards: no bias towards the first reading and none towards zero.
+
+    >>> [round(blend_weight(0.75, seen), 3) for seen in range(5)]
+    [1.0, 0.5, 0.333, 0.25, 0.25]
+    """
+    if not 0.0 <= decay < 1.0 or seen < 0:
+        raise UsageError(f"need decay in [0, 1) and seen >= 0, got {decay!r}, {seen!r}")
+    return max(1.0 - decay, 1.0 / (seen + 1))

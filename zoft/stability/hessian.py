@@ -78,18 +78,6 @@ def lambda_max(products: HessianProducts, iterations: int = 1000, tolerance: flo
     return _power_iteration(products, -dominant, iterations, tolerance, seed)
 
 
-def full_hessian(products: HessianProducts) -> Tensor:
-    """H as a [d, d] matrix, symmetrised, parameters flattened and joined in order. d products: for tiny networks."""
-    columns = []
-    for index, parameter in enumerate(products.parameters):
-        for element in range(parameter.numel()):
-            unit = [torch.zeros_like(p) for p in products.parameters]
-            unit[index].view(-1)[element] = 1.0
-            columns.append(torch.cat([part.reshape(-1) for part in products(unit)]))
-    matrix = torch.stack(columns)
-    return 0.5 * (matrix + matrix.T)
-
-
 def _power_iteration(products: HessianProducts, shift: float, iterations: int, tolerance: float, seed: int) -> float:
     """Eigenvalue of H whose distance from -shift is largest."""
     vector = _random_unit(products.parameters, seed)

@@ -25,7 +25,6 @@ class Probes:
     """The second differences c along some directions, around one centre loss."""
 
     values: tuple[float, ...]  # [N] loss / length^2
-    slopes: tuple[float, ...]  # [N] (L+ - L-) / (2 mu), loss / length
     centre: float
     radius: float
     noise: float  # delta [loss]
@@ -82,7 +81,7 @@ class Prober:
         centre, *rest = self.losses([(), *((Term(z, s * radius),) for z in directions for s in (1.0, -1.0))])
         pairs = list(zip(rest[::2], rest[1::2], strict=True))
         values = tuple(second_difference(plus, minus, centre, radius) for plus, minus in pairs)
-        return Probes(values, tuple((p - m) / (2 * radius) for p, m in pairs), centre, radius, noise)
+        return Probes(values, centre, radius, noise)
 
     def settle(self, eps: float) -> tuple[float, float]:
         """(radius, delta): the measured rounding noise (P14), and the smallest radius >= eps at which it hardly counts.

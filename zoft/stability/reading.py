@@ -8,12 +8,12 @@ from typing import Literal
 from zoft.errors import UsageError
 from zoft.stability.theory import noise_floor
 
-Kind = Literal["trace", "frobenius_squared", "lambda_max"]
+Kind = Literal["trace", "frobenius_squared"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A measured curvature. Equations (P1) to (P11) of docs/math.md.
+    """A measured curvature. Equations (P1) to (P9) of docs/math.md.
 
     >>> Reading("trace", value=12.0, standard_error=1.0, noise_floor=0.5, radius=1e-2, probes=8).interpretable
     True
@@ -114,80 +114,6 @@ def frobenius_squared_reading(
         radius=radius,
         probes=count,
     )
-
-
-def pool(readings: Sequence[Reading]) -> Reading:
-    """One reading from several taken at the same weights (micro-batches, ranks): the mean weighted by probes, (P11).
-
-    Exact for readings with independent errors: standard errors and floors add in quadrature. Weights by probe count
-    and not by inverse variance, because a heavy tail makes small values look certain. Raises UsageError when kinds
-    or radii differ.
-
-    >>> a = Reading("trace", 10.0, 2.0, 0.0, 1e-2, 1)
-    >>> b = Reading("trace", 16.0, 1.0, 0.0, 1e-2, 2)
-    >>> pool([a, b]).value
-    14.0
-    """
-    if not readings:
-        raise UsageError("pool needs at least one reading, got none")
-    if len({(reading.kind, reading.radius) for reading in readings}) > 1:
-        raise UsageError("pool needs readings of one kind at one radius; pool each kind by itself")
-    total = sum(reading.probes for reading in readings)
-    shares = [reading.probes / total for reading in readings]
-    return Reading(
-        kind=readings[0].kind,
-        value=math.fsum(share * reading.value for share, reading in zip(shares, readings, strict=True)),
-        standard_error=math.hypot(*(share * r.standard_error for share, r in zip(shares, readings, strict=True))),
-        noise_floor=math.hypot(*(share * r.noise_floor for share, r in zip(shares, readings, strict=True))),
-        radius=readings[0].radius,
-        probes=total,
-    )
-
-
-def blend(average: Reading, new: Reading, weight: float) -> Reading:
-    """(1 - w) average + w new: one step of an average over time, (P11); independent errors, added in quadrature.
-
-    `probes` counts everything that went in. Negative values are averaged like any other, since leaving them out
-    would bias the mean upwards; values that are not finite raise UsageError, because no average recovers from one.
-
-    >>> old = Reading("trace", 10.0, 1.0, 0.0, 1e-2, 4)
-    >>> new = Reading("trace", 20.0, 1.0, 0.0, 1e-2, 4)
-    >>> blend(old, new, 0.1).value
-    11.0
-    """
-    if average.kind != new.kind:
-        raise UsageError(f"cannot blend a reading of {new.kind} into an average of {average.kind}")
-    if not (average.finite and new.finite):
-        raise UsageError(f"cannot blend readings that are not finite: {average.value!r}, {new.value!r}")
-    if not 0.0 <= weight <= 1.0:
-        raise UsageError(f"weight must lie in [0, 1], got {weight!r}")
-    keep = 1.0 - weight
-    return Reading(
-        kind=new.kind,
-        value=keep * average.value + weight * new.value,
-        standard_error=_quadrature(keep, average.standard_error, weight, new.standard_error),
-        noise_floor=_quadrature(keep, average.noise_floor, weight, new.noise_floor),
-        radius=new.radius,
-        probes=average.probes + new.probes,
-    )
-
-
-def blend_weight(decay: float, seen: int) -> float:
-    """Weight of the next reading after `seen` of them: 1 / (seen + 1) until that falls below 1 - decay; (P11).
-
-    A plain mean first, an exponential average afterwards: no bias towards the first reading and none towards zero.
-
-    >>> [round(blend_weight(0.75, seen), 3) for seen in range(5)]
-    [1.0, 0.5, 0.333, 0.25, 0.25]
-    """
-    if not 0.0 <= decay < 1.0 or seen < 0:
-        raise UsageError(f"need decay in [0, 1) and seen >= 0, got {decay!r}, {seen!r}")
-    return max(1.0 - decay, 1.0 / (seen + 1))
-
-
-def _quadrature(a: float, x: float, b: float, y: float) -> float:
-    """hypot(a x, b y) in which a weight of zero silences even an infinite error."""
-    return math.hypot(a * x if a else 0.0, b * y if b else 0.0)
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoft.errors import UsageError
+from zoft.stability.theory import scalar_adam_scale
 
 HEAVY_BALL, ADAM, SGD, SIGN = "momentum", "adam", "sgd", "sign"
 
@@ -63,4 +64,4 @@ class Gain:
             return 1.0 / state["size"] if state["size"] > 0.0 else 1.0  # where nothing slopes nothing moves
         square = math.fsum(p * p for p in slopes) / len(slopes) ** 2  # sum of c_j^2, c_j = p_j / q
         v = self._beta2 * state.get("v", 0.0) + (1.0 - self._beta2) * square
-        return 1.0 / (math.sqrt(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1))) + self._delta)
+        return 1.0 / scalar_adam_scale(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1)), adam_eps=self._delta)
