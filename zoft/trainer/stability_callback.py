@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from zoft.stability.theory import first_order_critical_lr, level
 from zoft.trainer.constructor import trainer_being_built
 
 logger = logging.getLogger(__name__)
+HELD = 10  # readings, of which the smallest edge caps: each one sees one batch and one direction
 
 
 class StabilityCallback(TrainerCallback):
@@ -28,6 +30,7 @@ class StabilityCallback(TrainerCallback):
     quotient g'Hg / ||g||^2 <= lambda_max, which the losses at w + r g/||g|| and w - r g/||g|| tell: right after the
     backward pass of a step, on the batch of that step, at the cost of two forwards and a centre. It is what the step
     itself will meet, and a lower bound of lambda_max. The trace comes from seeded Rademacher probes beside it.
+    With `cap=True` the learning rate stays below margin x the smallest of the last 10 edges.
     Several processes measure along the same directions, each on its own micro-batch, and all take the mean: one reading,
     one cap.
 
@@ -41,7 +44,7 @@ class StabilityCallback(TrainerCallback):
     """
 
     def __init__(
-        self, every: int = 50, probes: int = 2, radius: float = 2.0**-7, cap: bool = False, margin: float = 1.0
+        self, every: int = 50, probes: int = 2, radius: float = 2.0**-7, cap: bool = False, margin: float = 0.5
     ):
         if every < 1 or probes < 1 or not radius > 0.0 or not margin > 0.0:
             raise UsageError(
@@ -53,7 +56,7 @@ class StabilityCallback(TrainerCallback):
         self._trainer: Any = None
         self._inputs: Any = None
         self._warned = False
-        self._limit = math.inf  # the largest learning rate allowed since the last measurement
+        self._edges: deque[float] = deque(maxlen=HELD)  # the last readings that told one
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.attach(trainer_being_built("StabilityCallback"))
@@ -96,6 +99,11 @@ class StabilityCallback(TrainerCallback):
             for group in kwargs["optimizer"].param_groups:
                 group["lr"] = min(float(group["lr"]), self._limit)
             self.metrics["stability/lr_used"] = float(kwargs["optimizer"].param_groups[0]["lr"])
+
+    @property
+    def _limit(self) -> float:
+        """The largest learning rate allowed: one batch's flat direction does not lift what others have set."""
+        return self.margin * min(self._edges, default=math.inf)
 
     def _measure(self, args: Any, state: Any, model: Any, optimizer: Any) -> None:
         trainer = self._trainer
@@ -145,9 +153,10 @@ class StabilityCallback(TrainerCallback):
         found |= {"lr_requested": lr, "lr_used": lr}
         if plain and sharpness > 0.0:
             edge = sgd_edge(sharpness, group)
-            found |= {"edge_high": edge, "level": float(LEVELS.index(level(lr / edge)))}
-            self._limit = self.margin * edge
-            if lr > self._limit and not self.cap and not self._warned:
+            self._edges.append(edge)
+            used = min(lr, self._limit) if self.cap else lr
+            found |= {"edge_high": edge, "level": float(LEVELS.index(level(used / edge)))}
+            if lr > edge and not self.cap and not self._warned:
                 self._warned = True
                 logger.warning("learning rate %.3g is above %.3g, where gradient descent is no longer stable", lr, edge)
         self.metrics = {f"stability/{name}": value for name, value in found.items() if math.isfinite(value)}
