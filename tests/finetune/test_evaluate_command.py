@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,50 @@ def test_a_run_its_checkpoint_and_its_packed_log_score_as_the_run_said(settings,
         assert values["accuracy"] == said["after"] and values["loss"] == found[0]["loss"] and values["n"] == 16
     assert found[0]["loss"] != asked()["loss"]
     assert found[0]["settings"]["model"] == str(run)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "prefix", "prompt"])
+def test_an_adapters_folder_scores_as_its_run_said(settings, asked, tmp_path, tuning):
+    """The folder holds no model, only what was added to one; a checkpoint's folder does as well."""
+    run = tmp_path / "run"
+    training = {"max_steps": 3, "learning_rate": 1e-1, "use_cpu": "true", "save_strategy": "steps", "save_steps": 3}
+    given = settings(output_dir=run, tuning=tuning, stability="off", guard="off", **training)
+    assert main(["finetune", *given]) == 0
+    said = json.loads((run / "summary.json").read_text())
+    assert not (run / "model.safetensors").exists() and (run / "adapter_config.json").is_file()
+    base, found = asked(), [asked(model=folder) for folder in (run, run / "checkpoint-3")]
+    assert found[0]["accuracy"] == found[1]["accuracy"] == said["after"] and found[0]["loss"] == found[1]["loss"]
+    assert found[0]["loss"] != base["loss"] and base["accuracy"] == (
+        said["before"] if tuning == "lora" else base["accuracy"]
+    )
+    assert asked(model=run, demonstrations=2)["demonstrations"] == 2
+
+
+WRONG = {
+    "a label never seen": ({"label_words": "{0: terrible, 2: great}"}, r"rows\.jsonl, row \d+: label 1 in column"),
+    "an empty candidate": ({"task": "copa", "train_file": "copa.jsonl"}, r"copa\.jsonl, row 2: candidate 2 of 2 is empty"),
+    "words that begin alike": (
+        {"model": "roberta", "label_words": "{0: great plot, 1: great film}"},
+        r"rows\.jsonl, row \d+: the label words ' great plot' and ' great film' begin with the same token",
+    ),
+    "a cut answer": (
+        {"template": "{sentence} " + "It was " * 9, "max_length": 16},
+        r"rows\.jsonl, row \d+: 25 tokens, of which 5 are the passage, do not fit into max_length=16",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["evaluate", "finetune"])
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_named_with_its_row(settings, tiny_folder, tmp_path, capsys, case, command):
+    changes, message = WRONG[case]
+    copa = {"premise": "the film was dull .", "question": "cause", "choice1": "the plot", "choice2": "bad", "label": 0}
+    (tmp_path / "copa.jsonl").write_text("\n".join(map(json.dumps, [copa, copa | {"choice2": " "}])))
+    places = {"roberta": tiny_folder("roberta"), "copa.jsonl": tmp_path / "copa.jsonl"}
+    changes = {name: places.get(value, value) for name, value in changes.items()}
+    kept = {"output_dir": tmp_path / "run"} if command == "finetune" else {}
+    assert re.search(message, refused(capsys, [command, *settings(**changes, **kept)]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_way_of_asking(asked):
