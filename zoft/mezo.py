@@ -97,7 +97,7 @@ class MeZO(torch.optim.Optimizer):
         if not self._parts:
             return None
         parts, self._parts = self._parts, []
-        plus, minus = total(parts, self.named[0][1].device).whole
+        plus, minus = total(parts, points=2, split=False).whole
         self.last = (plus - minus) / (2.0 * self.eps)
         self.update_(self.seed_of(self.steps), self.last)
         self.steps += 1

@@ -22,6 +22,7 @@ from zoft.rules import rule as make_rule
 from zoft.rules import spend
 from zoft.same_draws import SameDraws
 from zoft.space import ParameterSpace
+from zoft.spread import Spread
 from zoft.storage import choose_rounding
 from zoft.tally import Part, Taken, Totals, taken, total
 
@@ -59,6 +60,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         rule: str = "sgd",
         rule_settings: dict[str, Any] | None = None,
         backend: str = "auto",
+        direction_groups: int = 1,
     ) -> None:
         """
         Args:
@@ -72,6 +74,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             perturbation: `read_only` (weights are never written with noise) or `in_place`.
             weight_rounding: how 16-bit weights store an update; `auto` chooses (`zoft.storage`).
             estimator, rule, rule_settings, backend: by name; see their tables.
+            direction_groups: into how many groups the processes of torch.distributed are divided; each evaluates its
+                share of the directions, so all ranks rank // groups must be given the same batch (`zoft.spread`).
 
         Raises:
             UsageError: a setting cannot work with this model; the message says which and why.
@@ -85,6 +89,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.space = ParameterSpace(model, rounding=rounding, backend_name=backend, buffered=self.rule.buffered)
         self.source = DirectionSource(seed, Distribution(distribution))
         self.directions = directions
+        self.spread = Spread(direction_groups)
+        self.spread.check(directions, perturbation)
         self.estimator = make_estimator(estimator, eps=eps)
         self.estimator.check(directions)
         self.rule.check(self.source.at(0, directions))
@@ -115,7 +121,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
         """
-        population = self.estimator.population(self.source.at(self.steps, self.directions))
+        population = self.spread.mine(self.estimator.population(self.source.at(self.steps, self.directions)))
         if self._request is None:
             self._request = Request() if self.governor is None else self.governor.request(self.steps)
         loss = SameDraws(lambda: taken(closure()), self._devices)
@@ -123,10 +129,10 @@ class ZOOptimizer(torch.optim.Optimizer):
             losses = self.perturbation.losses(population, loss, hold=hold and not self._request.points)
             asked = self._probe_losses(self._request, loss)
         loss.leave()
-        self._parts.append(Part([*losses, *asked], divisor))
+        self._parts.append(Part(losses, divisor, tuple(asked)))
         return mean(loss for loss, _, _ in losses)
 
-    def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[Taken]:
+    def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[float]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
         distribution = Distribution.GAUSSIAN if request.gaussian else Distribution.RADEMACHER
         probes = self.source.probes_at(self.steps, request.probes, distribution)
@@ -134,7 +140,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         if any(points) and self._probing is None:
             self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)
         seen = self._probing if any(points) else self.perturbation  # the centre as the points around it are seen
-        return [] if seen is None else [seen.losses([p], loss)[0] for p in points]
+        return [] if seen is None else [seen.losses([p], loss)[0][0] for p in self.spread.mine(points)]
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
@@ -154,9 +160,9 @@ class ZOOptimizer(torch.optim.Optimizer):
     def _step(self) -> float:
         directions = self.source.at(self.steps, self.directions)
         parts, self._parts = self._parts, []
-        totals = total(parts, self.space.device)
-        population = len(self.estimator.population(directions))
-        estimate = self.estimator.estimate(directions, totals.whole[:population])
+        points, asked = len(self.estimator.population(directions)), len((self._request or Request()).points)
+        totals = total(parts, points, asked, self.spread, split=self.governor is not None)
+        estimate = self.estimator.estimate(directions, totals.whole)
         group = self.param_groups[0]
         lr, flags = self._governed(float(group["lr"]), estimate, totals)
         step = Step(
@@ -177,7 +183,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             return lr, Flag.NONE
         directions = estimate.directions
         q, points = len(directions), self.estimator.population(directions)
-        slopes = [self.estimator.slopes(losses[: len(points)]) for losses in (totals.whole, *(totals.halves or ()))]
+        slopes = [self.estimator.slopes(losses) for losses in (totals.whole, *(totals.halves or ()))]
         eps = points[0][0].scale if points[0] else 0.0
         antithetic = tuple((Term(z, sign * eps),) for z in directions for sign in (1.0, -1.0)) == points
         evidence = Evidence(
@@ -188,7 +194,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             halves=(slopes[1], slopes[2]) if totals.halves else None,
             pairs=tuple(zip(totals.whole[: 2 * q : 2], totals.whole[1 : 2 * q : 2], strict=True)) if antithetic else (),
             eps=eps,
-            points=tuple(totals.whole[len(points) :]),
+            points=tuple(totals.asked),
             spent=tuple(q * c for c in estimate.coefficients) if self.estimator.normalised else (),
         )
         decision = self.governor.decide(evidence)

@@ -35,6 +35,10 @@ def main(folder: str, accumulation: str, with_callback: str) -> None:
         return
     if with_callback == "callback":
         trainer = Trainer(model, TrainingArguments(**arguments), train_dataset=rows, callbacks=[ZOCallback()])
+    elif with_callback == "groups":
+        groups = int(os.environ.get("WORLD_SIZE", "1"))
+        config = ZOConfig(**arguments, zo_directions=4, zo_direction_groups=groups, zo_check_every=2)
+        trainer = ZOTrainer(model, config, train_dataset=rows)
     elif with_callback == "capped":
         arguments |= {"learning_rate": 10.0, "max_steps": 12}
         trainer = ZOTrainer(model, ZOConfig(**arguments, stability_every=2), train_dataset=rows)

@@ -46,3 +46,12 @@ def test_two_processes_equal_one_with_the_same_micro_batches(tmp_path: Path) -> 
     callback = launch(accelerate, tmp_path / "two", "1", "callback")
     assert [rank["world"] for rank in one + two + callback] == [1, 2, 2, 2, 2]
     assert len({rank["print"] for rank in one + two + callback}) == 1
+
+
+@pytest.mark.slow
+def test_directions_shared_out_equal_one_process_with_the_same_batch(tmp_path: Path) -> None:
+    """Both processes are given the same two micro-batches; each takes two of the four directions."""
+    one = launch([sys.executable], tmp_path / "one", "2", "groups")
+    two = launch([*TORCHRUN, "2"], tmp_path / "two", "2", "groups")
+    assert [rank["world"] for rank in one + two] == [1, 2, 2]
+    assert len({(rank["print"], rank["loss"], *rank["lrs"]) for rank in one + two}) == 1

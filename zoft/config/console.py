@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from zoft.errors import UsageError
+from zoft.errors import ReplicaError, UsageError
 
 USAGE_EXIT_CODE = 2
 
@@ -27,6 +27,10 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
         if is_first_process():
             print(f"zoft: {error}", file=sys.stderr)
         return USAGE_EXIT_CODE
+    except ReplicaError as error:
+        if is_first_process() or error.speak:
+            print(f"zoft: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:  # `zoft recipes | head` closes the pipe early, which is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

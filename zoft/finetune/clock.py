@@ -24,7 +24,7 @@ class MaxTime(TrainerCallback):
         self._start = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        elapsed = max(row[0] for row in gather([time.monotonic() - self._start], args.device))
+        elapsed = max(row[0] for row in gather([time.monotonic() - self._start]))
         if elapsed >= self.seconds:
             control.should_training_stop = True
             control.should_log = control.should_evaluate = control.should_save = True

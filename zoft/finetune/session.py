@@ -11,7 +11,9 @@ import torch
 from accelerate import PartialState
 from transformers import TrainingArguments, set_seed
 
+from zoft.agreement import require_same_settings
 from zoft.config import RunConfig
+from zoft.config.load import known_settings
 from zoft.config.run import FIRST_ORDER
 from zoft.directions import Distribution
 from zoft.errors import UsageError
@@ -27,6 +29,9 @@ from zoft.space import ParameterSpace
 from zoft.trainer import ZOConfig
 from zoft.trajectory.publish import START
 
+# Each machine may have its own
+PATHS = {"model", "tokenizer", "train_file", "validation_file", "test_file", "runs_dir", "output_dir"}
+
 
 def finetune(config: RunConfig, measured: bool = False) -> Summary:
     """Run `config` and return what came of it.
@@ -38,6 +43,7 @@ def finetune(config: RunConfig, measured: bool = False) -> Summary:
         UsageError: wrong input, found before training starts.
     """
     args = _arguments(config)
+    _check_same_command(config)
     args.output_dir = str(run_folder(config))
     set_seed(args.seed)
     with PartialState().local_main_process_first():  # one process downloads or builds, the others find it made
@@ -138,6 +144,13 @@ def _arguments(config: RunConfig) -> TrainingArguments:
         raise
     except ValueError as error:  # its own checks of settings that do not go together
         raise UsageError(f"training settings: {' '.join(str(error).split())}") from error
+
+
+def _check_same_command(config: RunConfig) -> None:
+    """Raises UsageError, naming setting and ranks, unless all processes were given the same settings; paths may differ."""
+    PartialState()  # starts the processes' group
+    given = config.settings()
+    require_same_settings({name: given.get(name, "its default") for name in known_settings() if name not in PATHS})
 
 
 def _rehearse(config: RunConfig, materials: Materials) -> None:

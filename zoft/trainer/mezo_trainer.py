@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 
-from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.mezo import MeZO
 from zoft.trainer.mezo_settings import check_mezo_settings
+from zoft.trainer.replicas import require_same_start
 from zoft.trainer.settings import ZOSettings
 from zoft.trainer.stateless import go_on
 from zoft.trainer.zo_trainer import ZOTrainer
@@ -49,12 +48,10 @@ class MeZOTrainer(ZOTrainer):
         if self.zo is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
         go_on(self.zo, self._resumed)
-        weights = self.zo.param_groups[0]["params"]
-        for weight in weights:
+        for weight in self.zo.param_groups[0]["params"]:
             weight.requires_grad_(False)
         if self.args.world_size > 1:
-            norm = math.sqrt(math.fsum(float(w.double().square().sum()) for w in weights))
-            require_equal(norm, "starting weights (their norm)", weights[0].device)
+            require_same_start(self.zo.model)
         return self.optimizer
 
     def zo_losses(

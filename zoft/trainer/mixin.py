@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from zoft.backends import Rounding
-from zoft.distributed import require_equal
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
+from zoft.spread import Spread
 from zoft.stability import Steering, govern
 from zoft.trainer.best import follow_best, mark_best
 from zoft.trainer.holding import step_follows
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings, last_checkpoint
+from zoft.trainer.replicas import by_shards, check_same_run, watch
 from zoft.trainer.settings import ZOSettings
 from zoft.trainer.stateless import go_on
 
@@ -86,6 +86,7 @@ class ZOMixin(_Base):
                 rule=settings.zo_rule,
                 rule_settings=settings.rule_settings,
                 backend=settings.zo_backend,
+                direction_groups=settings.zo_direction_groups,
             )
             steering = govern(self.zo, settings, batch_fraction=self._batch_fraction(), may_rewind=True)
             self.optimizer = self.zo
@@ -96,9 +97,7 @@ class ZOMixin(_Base):
         for weight in self.zo.param_groups[0]["params"]:
             weight.requires_grad_(False)
         if self.args.world_size > 1:
-            require_equal(self.zo.space.norm(), "starting weights (their norm)", self.zo.space.device)
-            rounding = list(Rounding).index(self.zo.space.rounding)  # `auto` looks at each rank's free memory
-            require_equal(rounding, "weight_rounding (set it, instead of auto)", self.zo.space.device)
+            watch(self.zo, self.zo_settings.zo_check_every)
         return self.optimizer
 
     def _watch(self, steering: Steering | None) -> None:
@@ -136,12 +135,29 @@ class ZOMixin(_Base):
             examples = len(self.train_dataset)  # type: ignore[arg-type]
         except TypeError:
             return 0.0
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self._shards
         return min(batch / examples, 1.0) if examples else 0.0
+
+    @property
+    def _groups(self) -> int:
+        return self.zo_settings.zo_direction_groups
+
+    @property
+    def _shards(self) -> int:
+        """Into how many parts a step's batch is divided."""
+        return self.args.world_size // self._groups
+
+    def get_train_dataloader(self) -> Any:
+        """As `Trainer.get_train_dataloader`; with zo_direction_groups, several processes get the same batches."""
+        return by_shards(super().get_train_dataloader(), Spread(self._groups))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
         self.check_zo()
+        check_same_run(self.args, self.zo_settings, self.train_dataset)
+        self._begun = False
+        if self.zo is not None:
+            self.zo.discard()  # losses of an earlier call that ended half-way
         resumed = kwargs.pop("resume_from_checkpoint", args[0] if args else None)
         if resumed is True:
             resumed = last_checkpoint(self.args.output_dir)
@@ -210,8 +226,12 @@ class ZOMixin(_Base):
                 self.model_accepts_loss_kwargs and num_items_in_batch is not None
             ) or self.compute_loss_func is not None
         per_rank = 1 if scaled else self.current_gradient_accumulation_steps
-        over_all = scaled and num_items_in_batch is not None and self.args.average_tokens_across_devices
-        divisor = 1 if over_all else per_rank * self.args.world_size
+        divisor = per_rank * self._shards
+        if scaled and num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            divisor = 1
+            num_items_in_batch = (
+                num_items_in_batch // self._groups
+            )  # Trainer counts a batch once for each of its processes
 
         def loss() -> torch.Tensor:
             # Inputs are copied: compute_loss may take labels out of them. A loss divided by the tokens of all ranks is summed
@@ -220,7 +240,7 @@ class ZOMixin(_Base):
                 return self.zo_losses(model, dict(inputs), num_items_in_batch)
 
         value = self.zo.accumulate(loss, divisor, hold=step_follows(self, ZOMixin.training_step))
-        return torch.tensor(value * self.args.world_size / divisor, device=self.args.device)
+        return torch.tensor(value * self._shards / divisor, device=self.args.device)
 
     def zo_losses(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None
@@ -249,7 +269,7 @@ class ZOMixin(_Base):
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
         """2 N per token and forward; Trainer counts 6 N for forward and backward."""
-        forwards = 2 if self.zo is None else 2 * self.zo.directions
+        forwards = 2 if self.zo is None else 2 * self.zo.directions // self._groups
         return super().floating_point_ops(inputs) * 2 * forwards // 6
 
 

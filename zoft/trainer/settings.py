@@ -15,6 +15,8 @@ class ZOSettings(StabilitySettings):
     zo_eps: float = 2**-10  # length of the step to either side, in units of the weights
     zo_distribution: Literal["rademacher", "gaussian"] = "rademacher"
     zo_directions: int = 1  # q, averaged
+    zo_direction_groups: int = 1  # of processes: each takes its share of the directions, on the same batch
+    zo_check_every: int = 100  # steps between comparisons of all processes' weights; 0: never
     zo_seed: int | None = None  # None: `seed`
     perturbation: Literal["read_only", "in_place"] = "read_only"
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
@@ -43,6 +45,18 @@ class ZOSettings(StabilitySettings):
                 "zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "
                 f"itself, but {self.zo_directions} and {self.zo_distribution} were given"
             )
+        if self.zo_direction_groups < 1 or self.zo_directions % self.zo_direction_groups:
+            raise UsageError(
+                f"zo_direction_groups must divide zo_directions={self.zo_directions}, but {self.zo_direction_groups} was "
+                "given; each group of processes takes the same number of directions"
+            )
+        if self.zo_direction_groups > 1 and self.perturbation == "in_place":
+            raise UsageError(
+                "perturbation=in_place leaves its rounding in the weights, and with zo_direction_groups every process would "
+                "be left with another one; use perturbation=read_only"
+            )
+        if self.zo_check_every < 0:
+            raise UsageError(f"zo_check_every is a number of steps, 0 for never, but {self.zo_check_every} was given")
         if self.zo_seed is not None and not 0 <= self.zo_seed < 2**32:
             raise UsageError(f"zo_seed must be between 0 and 2^32 - 1, but {self.zo_seed} was given")
         for name, value in (("zo_momentum", self.zo_momentum), ("zo_beta2", self.zo_beta2)):

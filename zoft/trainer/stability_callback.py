@@ -119,7 +119,7 @@ class StabilityCallback(TrainerCallback):
         curvatures = prober.probe(prober.directions(self.probes, step=state.global_step), self.radius, 0.0).values
         mine = (*curvatures, self._along_gradient(weights, prober))
         torch.random.set_rng_state(random)
-        ranks = gather(mine, prober.space.device)
+        ranks = gather(mine)
         *probes, sharpness = (math.fsum(column) / len(ranks) for column in zip(*ranks, strict=True))
         self._report(optimizer, trace_reading(probes, self.radius), sharpness)
 

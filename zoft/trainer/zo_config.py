@@ -35,6 +35,12 @@ class ZOConfig(TrainingArguments):
         default=ZOSettings.zo_distribution, metadata={"help": "Law of the directions z."}
     )
     zo_directions: int = field(default=ZOSettings.zo_directions, metadata={"help": "Directions averaged per step (q)."})
+    zo_direction_groups: int = field(
+        default=ZOSettings.zo_direction_groups, metadata={"help": "Groups of processes that share out the directions."}
+    )
+    zo_check_every: int = field(
+        default=ZOSettings.zo_check_every, metadata={"help": "Steps between comparisons of the processes' weights."}
+    )
     zo_seed: int | None = field(default=ZOSettings.zo_seed, metadata={"help": "Seed of the directions; default: seed."})
     perturbation: Literal["read_only", "in_place"] = field(
         default=ZOSettings.perturbation, metadata={"help": "Whether noise is ever written into the weights."}
