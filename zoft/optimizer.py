@@ -16,6 +16,7 @@ from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
 from zoft.exact import mean
 from zoft.governor import Evidence, Governor, Request
+from zoft.limits import check_directions, check_not_negative, check_positive, check_seed
 from zoft.perturb import ReadOnly, evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
@@ -80,20 +81,23 @@ class ZOOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: a setting cannot work with this model; the message says which and why.
         """
-        if lr < 0 or not math.isfinite(lr):
-            raise UsageError(f"learning_rate must be a number >= 0, not {lr!r}")
+        check_not_negative("learning_rate", lr)
+        check_not_negative("weight_decay", weight_decay)
+        check_positive("eps", eps)
+        check_directions("directions", directions)
+        check_seed("seed", seed)
         self.model = model
         trainable = (weight for weight in model.parameters() if weight.requires_grad)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.space = ParameterSpace(model, rounding=rounding, backend_name=backend, buffered=self.rule.buffered)
-        self.source = DirectionSource(seed, Distribution(distribution))
-        self.directions = directions
+        self.source = DirectionSource(int(seed), Distribution(distribution))
+        self.directions = int(directions)
         self.spread = Spread(direction_groups)
-        self.spread.check(directions, perturbation)
+        self.spread.check(self.directions, perturbation)
         self.estimator = make_estimator(estimator, eps=eps)
-        self.estimator.check(directions)
-        self.rule.check(self.source.at(0, directions))
+        self.estimator.check(self.directions)
+        self.rule.check(self.source.at(0, self.directions))
         self.rule_state = self.rule.init()
         self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
         self._devices = {weight.device for weight in model.parameters()}  # where a loss may draw random numbers
@@ -106,6 +110,19 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._request: Request | None = None  # of the governor, for the same step
         self._probing: ReadOnly | None = None
         super().__init__([slot.weight for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """The one group of all trained weights, made by the constructor.
+
+        Raises:
+            UsageError: another one. A step moves all weights along one direction, with one learning rate.
+        """
+        if self.param_groups:
+            raise UsageError(
+                "ZOOptimizer moves every weight of its model that required gradients when it was made, all with one "
+                "learning rate: a second parameter group would not be trained. Set requires_grad first, then make the optimizer"
+            )
+        super().add_param_group(param_group)
 
     def accumulate(self, closure: Loss, divisor: int | None = None, *, hold: bool = False) -> float:
         """Take the losses of one micro-batch at all points of this step's population.
@@ -227,6 +244,18 @@ class ZOOptimizer(torch.optim.Optimizer):
             observer(step)
         self.space.torn = before
 
+    def _settings(self) -> dict[str, Any]:
+        """All that a run must keep when it is resumed, to be the same run."""
+        return {
+            "seed": self.source.seed,
+            "distribution": str(self.source.distribution),
+            "directions": self.directions,
+            "perturbation": self.perturbation.name,
+            "estimator": self.estimator.settings(),
+            "rule": self.rule.settings(),
+            "weight_rounding": self.space.rounding.value,  # `auto` may choose another one on another machine
+        }
+
     def state_dict(self) -> dict[str, Any]:
         """Torch's state plus the step counter, the rule's scalars and residual bits; plain values and tensors only."""
         self.perturbation.restore()
@@ -234,12 +263,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         state["zoft"] = {
             "steps": self.steps,
             "skipped": self.skipped,
-            "seed": self.source.seed,
-            "distribution": str(self.source.distribution),
-            "estimator": self.estimator.settings(),
-            "rule": self.rule.settings(),
+            **self._settings(),
             "rule_state": self.rule_state,
-            "weight_rounding": self.space.rounding.value,
             "residuals": dict(self.space.residuals()),
             "momenta": dict(self.space.momenta),
         }
@@ -251,7 +276,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         """Continue where `state_dict` was taken.
 
         Raises:
-            UsageError: it belongs to another optimizer, seed, distribution, estimator or rule, so going on would not be exact.
+            UsageError: it belongs to another optimizer, or to other settings than this one's, so continuing would not be exact.
         """
         state_dict = dict(state_dict)
         mine = state_dict.pop("zoft", None)
@@ -259,16 +284,9 @@ class ZOOptimizer(torch.optim.Optimizer):
             raise UsageError(
                 "the checkpoint's optimizer state was not written by zoft; start a new run from its weights"
             )
-        here = {
-            "seed": self.source.seed,
-            "distribution": str(self.source.distribution),
-            "estimator": self.estimator.settings(),
-            "rule": self.rule.settings(),
-            "weight_rounding": self.space.rounding.value,  # `auto` may choose another one on another machine
-        }
-        for key, value in here.items():
-            if mine[key] != value:
-                raise UsageError(f"the checkpoint was trained with {key} {mine[key]!r}, this run has {value!r}")
+        for key, value in self._settings().items():
+            if mine.get(key) != value:
+                raise UsageError(f"the checkpoint was trained with {key} {mine.get(key)!r}, this run has {value!r}")
         super().load_state_dict(state_dict)
         self._parts, self._request, self.perturbation.cycles = [], None, 0  # of a step from other weights
         self.steps, self.skipped = mine["steps"], mine["skipped"]

@@ -110,7 +110,7 @@ class ParameterSpace:
         for target, slot in zip(self._targets, self.slots, strict=True):
             buffer = self.momenta[slot.name]
             self.backend.axpby_(Target(buffer, slot.window, decays=True), ageing)
-            add_(target, buffer, move, self.rounding)
+            add_(target, buffer, move, self.rounding)  # elementwise torch on any device: no backend has its own
 
     def norm(self) -> float:
         """The Euclidean norm of all trainable weights, accumulated in float64."""

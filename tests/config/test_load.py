@@ -132,7 +132,7 @@ def test_bad_input(folder, argument, part):
     [
         ("learnin_rate: 1e-6", "recipes/my.yaml: unknown setting 'learnin_rate'; did you mean learning_rate?"),
         ("learning_rate: fast", "recipes/my.yaml: learning_rate must be one of auto or a number"),
-        ("zo_directions: 0", "recipes/my.yaml: zo_directions must be between"),
+        ("zo_directions: 0", "recipes/my.yaml: zo_directions must be a whole number between"),
         ("label_words: {0: Yes, 1: No}", "recipes/my.yaml: label_words"),
         ("model: [a]", "recipes/my.yaml: model must be text"),
         ("a: b: c", "recipes/my.yaml: not valid YAML"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +11,7 @@ from zoft.directions import Direction
 from zoft.errors import UsageError
 from zoft.estimate import Estimate
 from zoft.exact import mean
+from zoft.limits import check_positive
 
 
 class Estimator(ABC):
@@ -33,9 +33,8 @@ class Estimator(ABC):
         Raises:
             UsageError: eps is not a positive number.
         """
-        if not (eps > 0 and math.isfinite(eps)):
-            raise UsageError(f"zo_eps is the radius of the perturbation and must be a positive number, not {eps!r}")
-        self.eps = eps
+        check_positive("eps", eps)
+        self.eps = float(eps)
 
     @property
     def lean(self) -> float:

@@ -12,9 +12,10 @@ from zoft.estimators.base import Estimator
 class TwoPoint(Estimator):
     """g = (1/q) sum_j [L(w + eps z_j) - L(w - eps z_j)] / (2 eps) z_j
 
-    Unbiased for the gradient of the loss smoothed over radius eps when the elements of z are independent with mean 0 and
-    variance 1; on a quadratic, for the gradient itself. 2 q forwards. (Spall 1992, SPSA; Nesterov & Spokoiny
-    2017; docs/math.md, two-point estimate.)
+    Unbiased for the gradient of E[L(w + eps z)], the loss smoothed over radius eps, when z is Gaussian (Stein's identity).
+    With Rademacher z element i of the mean is off that gradient by -(eps^2 / 3) d^3 L / dw_i^3 + O(eps^4). On a
+    quadratic both are the gradient itself. 2 q forwards. (Spall 1992, SPSA; Nesterov & Spokoiny 2017;
+    docs/math.md, E1.)
 
     >>> from zoft.directions import DirectionSource
     >>> directions = DirectionSource(seed=0).at(step=0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from zoft.backends import Term
-from zoft.errors import UsageError
 from zoft.estimate import Step
+from zoft.limits import check_positive, check_share
 from zoft.rules.base import Rule, State
-from zoft.rules.window import check_buffer, check_decay, check_window, gradient, remember, weighted
+from zoft.rules.window import check_buffer, check_window, gradient, remember, weighted
 
 
 class Adam(Rule):
@@ -45,10 +45,9 @@ class Adam(Rule):
         Raises:
             UsageError: a value out of range.
         """
-        check_decay("zo_momentum", beta)
-        check_decay("zo_beta2", beta2)
-        if not (delta > 0 and math.isfinite(delta)):
-            raise UsageError(f"delta keeps adam from dividing by zero and must be a positive number, not {delta!r}")
+        check_share("zo_momentum", beta)
+        check_share("zo_beta2", beta2)
+        check_positive("delta", delta)
         self.beta, self.beta2, self.delta = beta, beta2, delta
         self.buffered = check_buffer(buffer, window)
         self.window = None if self.buffered else check_window(window, beta)

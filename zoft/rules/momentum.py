@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from zoft.backends import Term
 from zoft.estimate import Step
+from zoft.limits import check_share
 from zoft.rules.base import Rule, State
-from zoft.rules.window import check_buffer, check_decay, check_window, gradient, remember, weighted
+from zoft.rules.window import check_buffer, check_window, gradient, remember, weighted
 
 
 class Momentum(Rule):
@@ -33,7 +34,7 @@ class Momentum(Rule):
         Raises:
             UsageError: beta or window out of range.
         """
-        check_decay("zo_momentum", beta)
+        check_share("zo_momentum", beta)
         self.beta = beta
         self.buffered = check_buffer(buffer, window)
         self.window = None if self.buffered else check_window(window, beta)

@@ -36,12 +36,6 @@ def default_window(beta: float, share: float = 0.01) -> int:
     return 1 if beta <= 0.0 else max(1, math.ceil(math.log(share) / math.log(beta)))
 
 
-def check_decay(name: str, beta: float) -> None:
-    """Raises UsageError unless 0 <= beta < 1."""
-    if not 0.0 <= beta < 1.0:
-        raise UsageError(f"{name} is the share of the past that is kept and must lie in [0, 1), not {beta!r}")
-
-
 def check_window(window: int | None, beta: float) -> int:
     """The window asked for, or the default of `beta`. Raises UsageError unless it is at least 1."""
     if window is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from zoft.choices import check_choices
 from zoft.errors import UsageError
+from zoft.limits import check_count, check_not_negative, check_positive, check_share
+
+MOST_PROBES = 2047  # two points each; their numbers have the room of directions
 
 
 @dataclass(frozen=True)
@@ -39,20 +41,22 @@ class StabilitySettings:
                     "stability_lambda_max", "stability_noise", "stability_auto_margin", "guard_threshold")  # fmt: skip
         for name in positive:
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise UsageError(f"{name} must be a positive number, but {value!r} was given")
-        if self.stability_loss_noise is not None and not 0.0 <= self.stability_loss_noise < math.inf:
-            raise UsageError(f"stability_loss_noise must not be negative, but {self.stability_loss_noise!r} was given")
-        if not 0.0 <= self.stability_ema < 1.0:
-            raise UsageError(f"stability_ema must lie in [0, 1), but {self.stability_ema!r} was given")
-        if not 0 <= self.stability_probes < 2048:
-            raise UsageError(f"stability_probes must be between 0 and 2047, but {self.stability_probes} was given")
-        if self.guard_rise is not None and not 1.25 < self.guard_rise < math.inf:
-            raise UsageError(f"guard_rise must be a number above 1.25, but {self.guard_rise!r} was given")
+            if value is not None:
+                check_positive(name, value)
+        if self.stability_loss_noise is not None:
+            check_not_negative("stability_loss_noise", self.stability_loss_noise)
+        check_share("stability_ema", self.stability_ema)
+        check_count("stability_probes", self.stability_probes, least=0)
+        if self.stability_probes > MOST_PROBES:
+            raise UsageError(f"stability_probes must be at most {MOST_PROBES}, but {self.stability_probes} was given")
+        if self.guard_rise is not None:
+            check_positive("guard_rise", self.guard_rise)
+            if self.guard_rise <= 1.25:
+                raise UsageError(f"guard_rise must be a number above 1.25, but {self.guard_rise!r} was given")
         for name, least in (("stability_every", 1), ("stability_auto_steps", 4), ("guard_patience", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{name} must be at least {least}, but {value} was given")
+            if value is not None:
+                check_count(name, value, least)
         if self.stability_auto and self.stability != "cap":
             raise UsageError(
                 f"learning_rate=auto is chosen by the stability monitor, which stability={self.stability} keeps from "

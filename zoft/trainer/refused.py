@@ -3,12 +3,12 @@
 Used before Transformers is imported (by the configuration) and again by whoever builds a trainer in Python.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from zoft.errors import UsageError
+from zoft.limits import check_not_negative, check_seed
 
 # Setting -> (is this value one that cannot be honoured, why and what to do instead)
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
@@ -34,7 +34,7 @@ COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient
 def check_training_settings(values: Mapping[str, Any], gradients: bool = False) -> None:
     """UsageError for the first setting in `values` (a partial mapping, or `vars` of TrainingArguments) not honoured.
 
-    Counts and the learning rate are checked here too: Transformers finds out about them half-way.
+    Counts and numbers are checked here too: Transformers finds out about them half-way.
 
     Args:
         gradients: the run takes some, so what needs them is honoured.
@@ -47,9 +47,14 @@ def check_training_settings(values: Mapping[str, Any], gradients: bool = False) 
         count = values.get(name)
         if isinstance(count, int) and count < 1:
             raise UsageError(f"{name} must be at least 1, but {count} was given")
-    rate = values.get("learning_rate")
-    if isinstance(rate, int | float) and not (math.isfinite(rate) and rate >= 0.0):
-        raise UsageError(f"learning_rate must be a number >= 0, but {rate!r} was given")
+    for name, check in (
+        ("learning_rate", check_not_negative),
+        ("weight_decay", check_not_negative),
+        ("seed", check_seed),
+    ):
+        value = values.get(name)
+        if value is not None and not (name == "learning_rate" and value == "auto"):
+            check(name, value)
     evaluations = values.get("eval_strategy") or "no"  # text, or Transformers' enumeration
     if values.get("load_best_model_at_end") and getattr(evaluations, "value", evaluations) == "no":
         raise UsageError(

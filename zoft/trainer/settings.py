@@ -1,10 +1,10 @@
 """The settings of a zeroth-order step. Imports neither torch nor Transformers, so that they are checked first."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from zoft.errors import UsageError
+from zoft.limits import check_count, check_directions, check_positive, check_seed, check_share
 from zoft.stability.settings import StabilitySettings
 
 
@@ -31,10 +31,8 @@ class ZOSettings(StabilitySettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (math.isfinite(self.zo_eps) and self.zo_eps > 0):
-            raise UsageError(f"zo_eps must be a positive number, but {self.zo_eps} was given; 2^-10 is the default")
-        if not 1 <= self.zo_directions < 4096:
-            raise UsageError(f"zo_directions must be between 1 and 4095, but {self.zo_directions} was given")
+        check_positive("zo_eps", self.zo_eps)
+        check_directions("zo_directions", self.zo_directions)
         if self.zo_estimator == "fzoo" and self.zo_directions < 3:
             raise UsageError(
                 f"zo_estimator=fzoo divides by the spread of the losses and needs zo_directions=3 or more (8 is usual), but "
@@ -45,7 +43,8 @@ class ZOSettings(StabilitySettings):
                 "zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "
                 f"itself, but {self.zo_directions} and {self.zo_distribution} were given"
             )
-        if self.zo_direction_groups < 1 or self.zo_directions % self.zo_direction_groups:
+        check_count("zo_direction_groups", self.zo_direction_groups)
+        if self.zo_directions % self.zo_direction_groups:
             raise UsageError(
                 f"zo_direction_groups must divide zo_directions={self.zo_directions}, but {self.zo_direction_groups} was "
                 "given; each group of processes takes the same number of directions"
@@ -55,15 +54,13 @@ class ZOSettings(StabilitySettings):
                 "perturbation=in_place leaves its rounding in the weights, and with zo_direction_groups every process would "
                 "be left with another one; use perturbation=read_only"
             )
-        if self.zo_check_every < 0:
-            raise UsageError(f"zo_check_every is a number of steps, 0 for never, but {self.zo_check_every} was given")
-        if self.zo_seed is not None and not 0 <= self.zo_seed < 2**32:
-            raise UsageError(f"zo_seed must be between 0 and 2^32 - 1, but {self.zo_seed} was given")
-        for name, value in (("zo_momentum", self.zo_momentum), ("zo_beta2", self.zo_beta2)):
-            if not 0.0 <= value < 1.0:
-                raise UsageError(f"{name} is the share of the past that is kept and must lie in [0, 1), not {value!r}")
-        if self.zo_momentum_window is not None and self.zo_momentum_window < 1:
-            raise UsageError(f"zo_momentum_window must be at least 1 step, but {self.zo_momentum_window} was given")
+        check_count("zo_check_every", self.zo_check_every, least=0)
+        if self.zo_seed is not None:
+            check_seed("zo_seed", self.zo_seed)
+        check_share("zo_momentum", self.zo_momentum)
+        check_share("zo_beta2", self.zo_beta2)
+        if self.zo_momentum_window is not None:
+            check_count("zo_momentum_window", self.zo_momentum_window)
         if self.zo_momentum_window is not None and self.zo_momentum_buffer == "full":
             raise UsageError(
                 "zo_momentum_window is the length of a list, and zo_momentum_buffer=full keeps none; set one only"

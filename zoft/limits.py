@@ -1,0 +1,61 @@
+"""Bounds of a zeroth-order step's numbers: one check for settings, Trainer's arguments and the optimizer. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from zoft.errors import UsageError
+
+MOST_DIRECTIONS = 4095  # in one step
+SEEDS = 2**32
+
+
+def check_positive(name: str, value: Any) -> None:
+    """UsageError unless `value` is a finite number above 0."""
+    if not (_real(value) and math.isfinite(value) and value > 0):
+        raise UsageError(f"{name} must be a positive number, but {value!r} was given")
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """UsageError unless `value` is a finite number >= 0.
+
+    >>> check_not_negative("weight_decay", float("nan"))
+    Traceback (most recent call last):
+    zoft.errors.UsageError: weight_decay must be a number >= 0, but nan was given
+    """
+    if not (_real(value) and math.isfinite(value) and value >= 0):
+        raise UsageError(f"{name} must be a number >= 0, but {value!r} was given")
+
+
+def check_directions(name: str, value: Any) -> None:
+    """UsageError unless `value` is a number of directions that one step can have."""
+    if not (_whole(value) and 1 <= value <= MOST_DIRECTIONS):
+        raise UsageError(f"{name} must be a whole number between 1 and {MOST_DIRECTIONS}, but {value!r} was given")
+
+
+def check_seed(name: str, value: Any) -> None:
+    """UsageError unless `value` is a seed that the address of a random number has room for."""
+    if not (_whole(value) and 0 <= value < SEEDS):
+        raise UsageError(f"{name} must be a whole number between 0 and 2^32 - 1, but {value!r} was given")
+
+
+def check_share(name: str, value: Any) -> None:
+    """UsageError unless `value` can be the share of an average that outlives a step."""
+    if not (_real(value) and 0.0 <= value < 1.0):
+        raise UsageError(f"{name} is the share of the past that is kept and must lie in [0, 1), not {value!r}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """UsageError unless `value` is a whole number of at least `least`."""
+    if not (_whole(value) and value >= least):
+        raise UsageError(f"{name} must be at least {least}, a whole number, but {value!r} was given")
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
