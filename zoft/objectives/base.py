@@ -29,7 +29,7 @@ class Objective(ABC):
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batch: Batch) -> Scored:
-        """Losses and scores of a batch from one forward pass."""
+        """Losses and scores of a batch."""
 
     def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss of each example, [B] float32."""

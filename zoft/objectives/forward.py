@@ -24,8 +24,16 @@ def logits_at(model: nn.Module, batch: Mapping[str, torch.Tensor], outputs: torc
     Positions are counted from each row's first real token, so padding on the left changes nothing.
     """
     call = _call(model, batch, positions=True)
-    outputs = outputs + call.before
-    if "logits_to_keep" in accepted_arguments(model):
+    return _at(call, outputs + call.before)
+
+
+def logits_behind(model: nn.Module, inputs: dict[str, Any], outputs: torch.Tensor) -> torch.Tensor:
+    """Logits [R, K, V] at positions `outputs` [K] of `inputs`, which go on from kept keys and values."""
+    return _at(_Call(model, inputs), outputs)
+
+
+def _at(call: _Call, outputs: torch.Tensor) -> torch.Tensor:
+    if "logits_to_keep" in accepted_arguments(call.model):
         return call.model(**call.inputs, logits_to_keep=outputs).logits
     return _selected(call, lambda x: x[:, outputs], len(outputs))
 

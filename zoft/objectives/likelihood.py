@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from zoft.objectives.base import IGNORED, Batch, Objective, Scored
 from zoft.objectives.forward import head_logits, last_logits, logits_at, mask_logits
+from zoft.objectives.shared_prompt import shared_log_likelihoods, shares_prompts, split
 
 
 class CandidateLikelihood(Objective):
@@ -28,8 +29,19 @@ class CandidateLikelihood(Objective):
     name = "candidate_likelihood"
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Scored:
+        """As defined; without gradients longer candidates of one example share their prompt (`shared_prompt`)."""
+        if "candidate_rows" not in batch:
+            return scored(one_position_scores(model, batch), batch["gold"])
+        parts = split(batch) if not torch.is_grad_enabled() and shares_prompts(model) else None
+        if parts is None:
+            return scored(mean_log_likelihoods(model, batch), batch["gold"])
+        per_row = shared_log_likelihoods(model, parts, batch["input_ids"].device)
+        return scored(of_rows(per_row, batch["candidate_rows"]), batch["gold"])
+
+    def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """[B] float32, from one forward pass."""
         raw = mean_log_likelihoods(model, batch) if "candidate_rows" in batch else one_position_scores(model, batch)
-        return scored(raw, batch["gold"])
+        return scored(raw, batch["gold"]).losses
 
 
 def scored(raw: torch.Tensor, gold: torch.Tensor) -> Scored:
@@ -57,8 +69,11 @@ def of_choices(logits: torch.Tensor, choices: torch.Tensor) -> torch.Tensor:
 
 def mean_log_likelihoods(model: nn.Module, batch: Batch) -> torch.Tensor:
     """[B, C] float32: each candidate's mean log-likelihood per token, -inf where there is no candidate."""
-    per_row = answer_log_likelihoods(model, batch)
-    rows = batch["candidate_rows"]
+    return of_rows(answer_log_likelihoods(model, batch), batch["candidate_rows"])
+
+
+def of_rows(per_row: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """[B, C]: what stands in `per_row` [R] for each candidate's row, -inf where there is no candidate."""
     return per_row[rows.clamp(min=0)].masked_fill(rows < 0, -torch.inf)
 
 
