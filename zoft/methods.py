@@ -33,22 +33,53 @@ class RuleRow:
     paper: str
 
 
+@dataclass(frozen=True, slots=True)
+class ShapeRow:
+    """A row: what a direction Z is on a matrix [N, K]; vectors are dense."""
+
+    form: str
+    drawn: str  # random numbers a direction and matrix
+    extra: str  # bytes a matrix
+    fourth: str  # E(w'z)^4 / ||w||^4 at most, for normals
+    bound: str
+    paper: str
+
+
 RAW, WEIGHTS = "weights^2 / loss", "weights"
 FROM_STEP = "no closed form: see below"
 ESTIMATOR_ROWS = {
-    "two_point": EstimatorRow("2q", "1 / 2q+2", "gradient, smoothed", RAW, "2q/Tr", "Spall 1992; Malladi 2023"),
+    "two_point": EstimatorRow("2q", "1 / 2q+1", "gradient, smoothed", RAW, "2q/Tr", "Spall 1992; Malladi 2023"),
     "one_sided": EstimatorRow(
-        "q+1", "1 / q+3", "gradient, smoothed", RAW, "2q/Tr; settles higher", "Nesterov & Spokoiny 2017"
+        "q+1", "1 / q+1", "gradient, smoothed", RAW, "2q/Tr; settles higher", "Nesterov & Spokoiny 2017"
     ),
-    "fzoo": EstimatorRow("q+1", "1 / q+3", "rho x unit gradient", WEIGHTS, FROM_STEP, "Dang et al. 2025"),
-    "es_zscore": EstimatorRow("2q", "1 / 2q+2", "rho x unit gradient", WEIGHTS, FROM_STEP, "Qiu et al. 2025"),
-    "es_rank": EstimatorRow("2q", "1 / 2q+2", "rho x unit gradient", WEIGHTS, FROM_STEP, "Salimans et al. 2017"),
+    "conservative": EstimatorRow(
+        "2q+1", "1 / 2q+1", "large slopes only", RAW, "2q/Tr, safe", "after Zhang et al. 2024"
+    ),
+    "fzoo": EstimatorRow("q+1", "1 / q+1", "rho x unit gradient", WEIGHTS, FROM_STEP, "Dang et al. 2025"),
+    "es_zscore": EstimatorRow("2q", "1 / 2q+1", "rho x unit gradient", WEIGHTS, FROM_STEP, "Qiu et al. 2025"),
+    "es_rank": EstimatorRow("2q", "1 / 2q+1", "rho x unit gradient", WEIGHTS, FROM_STEP, "Salimans et al. 2017"),
 }
 RULE_ROWS = {
     "sgd": RuleRow("q", "0", "the estimator's", "2q/Tr", "Spall 1992"),
     "momentum": RuleRow("44q; full: q", "0; full: 4", "the estimator's", "2q(1-beta)/Tr", "Polyak 1964"),
     "adam": RuleRow("44q; full: q", "0; full: 4", WEIGHTS, "2q sqrt(v)/Tr", "Kingma & Ba 2015"),
     "sign": RuleRow("1 (q = 1)", "0", WEIGHTS, "2 mean(abs p)/Tr, its plateau", "Bernstein 2018; Liu 2019"),
+}
+
+
+SHAPE_ROWS = {
+    "dense": ShapeRow("Z", "N K", "0", "3", "2q/Tr", "Malladi 2023"),
+    "low_rank": ShapeRow(
+        "U V' / sqrt(r)", "(N + K) r", "0", "3 + 6/r", "2q/(Tr (q+2+6/r)), safe", "Chen 2024 (LOZO); EGGROLL 2025"
+    ),
+    "subspace": ShapeRow(
+        "sqrt(N K)/r P S Q'",
+        "r^2",
+        "4 (N + K) r",
+        "3 (1 + 2/r)^2",
+        "2q/(Tr (q-1+3(1+2/r)^2)), safe",
+        "Yu 2024 (SubZero)",
+    ),
 }
 
 
@@ -61,7 +92,7 @@ def methods(argv: Sequence[str]) -> int:
 
 
 def tables() -> str:
-    """Both tables as Markdown: the ones of docs/methods.md."""
+    """The tables as Markdown: the ones of docs/methods.md."""
     first = [
         ("zo_estimator", "forwards", "weight sweeps", "mean", "unit of lr", "bound", "source"),
         *((name, *astuple(ESTIMATOR_ROWS[name])) for name in ESTIMATORS),
@@ -70,7 +101,11 @@ def tables() -> str:
         ("zo_rule", "draws a weight", "extra bytes a weight", "unit of lr", "bound", "source"),
         *((name, *astuple(RULE_ROWS[name])) for name in RULES),
     ]
-    return f"{_markdown(first)}\n\n{_markdown(second)}"
+    third = [
+        ("zo_shape", "direction of a matrix", "random numbers", "extra bytes", "fourth moment", "bound", "source"),
+        *((name, *astuple(row)) for name, row in SHAPE_ROWS.items()),
+    ]
+    return "\n\n".join(map(_markdown, (first, second, third)))
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoft.backends import Point, Rounding, Term
-from zoft.directions import DirectionSource, Distribution
+from zoft.directions import DirectionSource, Distribution, LowRank
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
@@ -60,6 +60,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         estimator: str = "two_point",
         rule: str = "sgd",
         rule_settings: dict[str, Any] | None = None,
+        form: LowRank | None = None,
         backend: str = "auto",
         direction_groups: int = 1,
     ) -> None:
@@ -75,6 +76,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             perturbation: `read_only` (weights are never written with noise) or `in_place`.
             weight_rounding: how 16-bit weights store an update; `auto` chooses (`zoft.storage`).
             estimator, rule, rule_settings, backend: by name; see their tables.
+            form: thin factors that directions are products of; None: dense directions.
             direction_groups: into how many groups the processes of torch.distributed are divided; each evaluates its
                 share of the directions, so all ranks rank // groups must be given the same batch (`zoft.spread`).
 
@@ -90,8 +92,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         trainable = (weight for weight in model.parameters() if weight.requires_grad)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))
-        self.space = ParameterSpace(model, rounding=rounding, backend_name=backend, buffered=self.rule.buffered)
-        self.source = DirectionSource(int(seed), Distribution(distribution))
+        self.space = ParameterSpace(
+            model, rounding=rounding, backend_name=backend, buffered=self.rule.buffered, factored=form is not None
+        )
+        self.source = DirectionSource(int(seed), Distribution(distribution), form)
         self.directions = int(directions)
         self.spread = Spread(direction_groups)
         self.spread.check(self.directions, perturbation)
@@ -249,6 +253,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         return {
             "seed": self.source.seed,
             "distribution": str(self.source.distribution),
+            "form": self.source.form.plain() if self.source.form else [],
             "directions": self.directions,
             "perturbation": self.perturbation.name,
             "estimator": self.estimator.settings(),

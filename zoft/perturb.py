@@ -107,7 +107,8 @@ class InPlace(Perturbation):
         self.cycles += 1
         try:
             for gone, move in enumerate(path[:-1], start=1):
-                self.space.move_([move])
+                if move.terms:
+                    self.space.move_([move])
                 self._back = path[gone:]
                 results.append(loss())
         except BaseException:

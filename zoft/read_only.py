@@ -3,7 +3,8 @@
 Around the forward pass of each module that holds a trainable parameter, the attribute is swapped for a scratch tensor that was
 just filled with w + s z; afterwards the parameter is put back. One scratch buffer serves all modules: it is a stack, as deep as
 modules with weights of their own nest, in most models the size of the largest one. Of an embedding, only the rows that are
-looked up are displaced; of a linear layer with a large weight and no bias (a language model's head), a panel of rows at a time.
+looked up are displaced; of a linear layer with a large weight and no bias (a language model's head), a panel of rows at a time;
+along directions with thin factors, a linear layer's weight is not displaced at all.
 
 A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So
 passes 1, 2, 4, 8 … are audited: when an operation reads the memory of a trainable parameter, the pass is begun again with that
@@ -28,6 +29,7 @@ from torch import nn
 
 from zoft.audit import Audit, ReadOutside, tensors
 from zoft.backends import PANEL_BYTES, Move, Point, Target
+from zoft.backends.factored import thin_linear
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.scratch import ScratchStack
@@ -101,12 +103,13 @@ class ReadOnlyView:
         wide = [m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])]
         handles = []
         audited = point and not (self._passes + 1) & self._passes  # passes 1, 2, 4, 8 …
-        self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._large())
+        self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point)))
         try:
             for slot in self._whole_pass if point else ():
                 self._displace(slot, slot.owners, moves)
             for module, slot in self._large_now.items():
-                module.forward = functools.partial(self._in_panels, module, slot, point)
+                through = self._in_factors if _factored(point) else self._in_panels
+                module.forward = functools.partial(through, module, slot, point)
             for module in wide:
                 before = functools.partial(self._swap_wide, moves=moves)
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -125,14 +128,27 @@ class ReadOnlyView:
             while self._swapped:
                 self._pop()
 
-    def _large(self) -> Iterator[tuple[nn.Module, Slot]]:
-        """Linear layers whose displaced weight is never held whole."""
+    def _apart(self, factored: bool) -> Iterator[tuple[nn.Module, Slot]]:
+        """Linear layers whose displaced weight is never held whole: large ones, and all along directions with factors."""
         for module, shown in self._held.items():
-            if type(module).forward is not nn.Linear.forward or "forward" in vars(module) or module.bias is not None:
-                continue  # with a bias, the products would be rounded once more before it is added
+            if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
+                continue
+            if module.bias is not None and not factored:
+                continue  # the products would be rounded once more before it is added
             slot = dict(shown).get("weight")
-            if slot is not None and slot not in self._whole_pass and slot.weight.nbytes > PANEL_BYTES:
+            if slot is None or slot in self._whole_pass or (factored and slot.window.total_columns == 1):
+                continue
+            if factored or slot.weight.nbytes > PANEL_BYTES:
                 yield module, slot
+
+    def _in_factors(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
+        """The forward of a linear layer at w, and beside it that of the displacement through its factors."""
+        self._filling = True
+        try:
+            y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
+            return y + thin_linear(x, Target(slot.weight, slot.window), point).to(y.dtype)
+        finally:
+            self._filling = False
 
     def _in_panels(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
         """The forward of a linear layer, panel by panel of its weight."""
@@ -238,6 +254,10 @@ class ReadOnlyView:
         wide = {slot.name for module in self._wide for _, slot in self._held[module] if slot not in self._whole_pass}
         others = (slot.weight for slot in self._space.slots if slot.name not in wide)
         report_too_large(others, max(abs(term.scale) for term in point))
+
+
+def _factored(point: Point) -> bool:
+    return any(term.direction.form is not None for term in point)
 
 
 class _Displaced(NamedTuple):

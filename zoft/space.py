@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from zoft.backends import Backend, BufferedMove, Move, Rounding, Target, backend
+from zoft.backends.factored import FactoredBackend
 from zoft.backends.reference import add_
 from zoft.checksum import checksum
 from zoft.directions import Window
@@ -54,12 +55,14 @@ class ParameterSpace:
         rounding: Rounding | str = Rounding.NEAREST,
         backend_name: str = "auto",
         buffered: bool = False,
+        factored: bool = False,
     ) -> None:
         """
         Args:
             rounding: how 16-bit weights store an update.
             backend_name: who computes.
             buffered: keep a momentum buffer as large as the weights (4 bytes each; 8 for float64), from zero.
+            factored: directions may have thin factors.
         """
         self.rounding = Rounding(rounding)
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -74,7 +77,8 @@ class ParameterSpace:
             for name, aliases in first_names.items()
         )
         self.device = self.slots[0].weight.device
-        self.backend: Backend = backend(backend_name, self.device)
+        chosen = backend(backend_name, self.device)
+        self.backend: Backend = FactoredBackend(chosen) if factored else chosen
         self.torn = False  # a write has begun and was interrupted: no step leads to these weights
         self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self.slots)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +30,7 @@ from zoft.stability.spending import normalisation
 from zoft.trajectory import TrajectoryLog, replay
 from zoft.trajectory.compact import encode_compact
 
-PLAIN = [name for name in ESTIMATORS if not ESTIMATORS[name].normalised]
+PLAIN = [name for name in ESTIMATORS if not ESTIMATORS[name].normalised and name != "conservative"]
 NORMALISED = [name for name in ESTIMATORS if ESTIMATORS[name].normalised]
 Q = 4
 SOURCE = DirectionSource(0)
@@ -113,6 +114,19 @@ def test_normalised_estimators_have_the_bias_they_state(name: str, q: int) -> No
     assert np.all(np.abs(mean - stated(name, q) * slope / np.linalg.norm(slope)) < 4.5 * error)
 
 
+@pytest.mark.parametrize("eps", [2.0**-10, 0.25, 1.0])
+def test_conservative_leaves_out_the_slopes_that_it_says(eps: float) -> None:
+    """The mean over all 64 draws of signs, against E[p z; |p| > eps z'Hz / 2]; it shrinks with eps."""
+    problem, w = random_quadratic(2)
+    made, z = estimator("conservative", eps=eps), np.array(list(itertools.product((-1.0, 1.0), repeat=problem.dim)))
+    found = np.mean([problem.estimate(made, w, row[None]).coefficients[0] * row for row in z], axis=0)
+    slopes, curvatures = z @ problem.gradient(w), np.einsum("ni,ij,nj->n", z, problem.hessian, z)
+    kept = np.abs(slopes) > eps * curvatures / 2
+    np.testing.assert_allclose(found, (slopes * kept) @ z / len(z), atol=1e-9)
+    lost = np.linalg.norm(found - problem.gradient(w))
+    assert lost <= eps * curvatures.max() / 2 * math.sqrt(problem.dim) and (lost > 0.1) == (eps >= 0.25)
+
+
 @pytest.mark.parametrize("name", NORMALISED)
 def test_normalised_estimators_know_no_unit_of_loss(name: str) -> None:
     losses = [float(x) for x in np.random.default_rng(0).normal(size=8)]
@@ -152,7 +166,9 @@ def test_one_direction_is_the_single_estimate_and_q_average_it(name: str) -> Non
 
 def reference(name: str, losses: np.ndarray, eps: float, q: int) -> np.ndarray:
     """Coefficients from the formulas, in numpy."""
-    ends = losses[1:] if name in ("one_sided", "fzoo") else losses.reshape(q, 2)
+    ends = losses[1:] if name in ("one_sided", "fzoo") else losses[-2 * q :].reshape(q, 2)
+    if name == "conservative":
+        return np.where(ends.min(1) < losses[0], (ends[:, 0] - ends[:, 1]) / (2 * eps * q), 0.0)
     if name == "two_point":
         return (ends[:, 0] - ends[:, 1]) / (2 * eps * q)
     if name == "one_sided":
@@ -307,7 +323,7 @@ def test_the_monitor_sees_slopes_whatever_is_spent() -> None:
         assert optimizer.last is not None
         coefficients = [c * Q for c in optimizer.last.estimate.coefficients]
         assert seen[name].spent == (tuple(coefficients) if ESTIMATORS[name].normalised else ())
-        assert bool(seen[name].pairs) == (name not in ("one_sided", "fzoo"))
+        assert bool(seen[name].pairs) == (name not in ("one_sided", "fzoo", "conservative"))
     assert seen["two_point"].slopes == seen["es_zscore"].slopes == seen["es_rank"].slopes
     assert seen["one_sided"].slopes == seen["fzoo"].slopes != seen["two_point"].slopes
     for name in ("fzoo", "es_zscore"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -25,6 +25,7 @@ class Window:
     column: int  # first column
     columns: int
     total_columns: int  # of the whole parameter
+    total_rows: int = 0  # likewise; 0: not known
 
     @classmethod
     def whole(cls, stream: int, shape: tuple[int, ...] | torch.Size) -> Window:
@@ -34,11 +35,11 @@ class Window:
         (6, 1)
         """
         rows, columns = matrix_shape(shape)
-        return cls(stream, 0, rows, 0, columns, columns)
+        return cls(stream, 0, rows, 0, columns, columns, rows)
 
     def panel(self, start: int, stop: int) -> Window:
         """Rows [start, stop) of this window."""
-        return Window(self.stream, self.row + start, stop - start, self.column, self.columns, self.total_columns)
+        return replace(self, row=self.row + start, rows=stop - start)
 
     @property
     def shape(self) -> tuple[int, int]:

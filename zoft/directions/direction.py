@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from zoft.directions.low_rank import LowRank
 from zoft.errors import UsageError
 
 MAX_INDEX = 1 << 12  # directions (or probes) in one step: 12 bits of the counter
@@ -23,6 +24,8 @@ class Domain(enum.IntEnum):
     TRAINING = 0
     PROBE = 1
     ROUNDING = 2
+    RIGHT, LEFT = 3, 4  # of thin factors, what stays for a period
+    PROBE_RIGHT, PROBE_LEFT = 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,7 @@ class Direction:
     index: int = 0  # of the direction (or probe) within its step
     distribution: Distribution = Distribution.RADEMACHER
     domain: Domain = Domain.TRAINING
+    form: LowRank | None = None  # of a matrix; None: dense
 
     def __post_init__(self) -> None:
         for name, value, bits in (("seed", self.seed, 32), ("step", self.step, 32), ("index", self.index, 12)):
@@ -51,7 +55,15 @@ class Direction:
 
     @property
     def counter_tag(self) -> int:
-        """The upper 16 bits of the counter's second word: domain (4 bits), then index (12 bits)."""
+        """The upper 16 bits of the counter's second word: domain (4 bits), then index (12 bits).
+
+        Raises:
+            UsageError: the direction has thin factors, so its elements have no counter.
+        """
+        if self.form is not None:
+            raise UsageError(
+                f"zo_shape={self.form.shape} is drawn through its factors, which this backend does not know"
+            )
         return (int(self.domain) << 12) | self.index
 
 
@@ -65,13 +77,18 @@ class DirectionSource:
 
     seed: int
     distribution: Distribution = Distribution.RADEMACHER
+    form: LowRank | None = None
+
+    def direction(self, step: int, index: int) -> Direction:
+        """The training direction with this address."""
+        return Direction(self.seed, step, index, self.distribution, form=self.form)
 
     def at(self, step: int, count: int = 1) -> tuple[Direction, ...]:
         """The `count` training directions of optimizer step `step`."""
-        return tuple(Direction(self.seed, step, index, self.distribution) for index in range(count))
+        return tuple(self.direction(step, index) for index in range(count))
 
     def probes_at(
         self, step: int, count: int = 1, distribution: Distribution = Distribution.RADEMACHER
     ) -> tuple[Direction, ...]:
-        """`count` probe directions: their own counter domain, so probing never changes the path of training."""
-        return tuple(Direction(self.seed, step, index, distribution, Domain.PROBE) for index in range(count))
+        """`count` probe directions, of training's form: their own counter domain, so probing never changes its path."""
+        return tuple(Direction(self.seed, step, index, distribution, Domain.PROBE, self.form) for index in range(count))

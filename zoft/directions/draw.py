@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from zoft.directions.address import Window, counters
 from zoft.directions.direction import Direction, Distribution, Domain
 from zoft.directions.gaussian import normal_rows, normals
+from zoft.directions.low_rank import factors, product
 from zoft.directions.philox import philox4x32
 from zoft.directions.rademacher import sign_rows, signs
 
 ROUNDING_LANES = 8
+
+
+def for_window(direction: Direction, window: Window) -> Direction:
+    """The direction as this parameter sees it: dense, if it is a vector."""
+    return replace(direction, form=None) if direction.form is not None and window.total_columns == 1 else direction
 
 
 def draw(direction: Direction, window: Window, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -20,6 +28,9 @@ def draw(direction: Direction, window: Window, device: torch.device | str = "cpu
     >>> bool((draw(Direction(0, 0), w)[130:140] == draw(Direction(0, 0), w.panel(130, 140))).all())
     True
     """
+    direction = for_window(direction, window)
+    if direction.form is not None:
+        return product(*factors(direction, window, torch.device(device)))
     sampler = signs if direction.distribution is Distribution.RADEMACHER else normals
     return sampler(window, direction.key, direction.counter_tag, torch.device(device))
 
@@ -32,6 +43,10 @@ def draw_rows(direction: Direction, window: Window, rows: torch.Tensor) -> torch
     >>> bool((draw_rows(Direction(0, 0), w, rows) == draw(Direction(0, 0), w)[rows]).all())
     True
     """
+    direction = for_window(direction, window)
+    if direction.form is not None:
+        a, b = factors(direction, window, rows.device)
+        return product(a[rows], b)
     sampler = sign_rows if direction.distribution is Distribution.RADEMACHER else normal_rows
     return sampler(window, rows, direction.key, direction.counter_tag)
 

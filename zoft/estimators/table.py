@@ -6,12 +6,14 @@ from typing import Any
 
 from zoft.errors import UsageError
 from zoft.estimators.base import Estimator
+from zoft.estimators.conservative import Conservative
 from zoft.estimators.es import RankedES, ZScoredES
 from zoft.estimators.fzoo import FZOO
 from zoft.estimators.one_sided import OneSided
 from zoft.estimators.two_point import TwoPoint
 
-ESTIMATORS: dict[str, type[Estimator]] = {made.name: made for made in (TwoPoint, OneSided, FZOO, ZScoredES, RankedES)}
+_ALL = (TwoPoint, OneSided, Conservative, FZOO, ZScoredES, RankedES)
+ESTIMATORS: dict[str, type[Estimator]] = {made.name: made for made in _ALL}
 
 
 def estimator(name: str, **settings: Any) -> Estimator:

@@ -26,7 +26,7 @@ class Sign(Rule):
     single = True
 
     def check(self, directions: Sequence[Direction]) -> None:
-        if len(directions) == 1 and directions[0].distribution is Distribution.RADEMACHER:
+        if len(directions) == 1 and directions[0].distribution is Distribution.RADEMACHER and not directions[0].form:
             return
         raise UsageError(
             f"zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "

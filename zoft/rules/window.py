@@ -20,11 +20,13 @@ import math
 from typing import Any
 
 from zoft.backends import Term
-from zoft.directions import Direction, Distribution, Domain
+from zoft.directions import Direction, Distribution, Domain, LowRank
 from zoft.errors import UsageError
 from zoft.estimate import Estimate
 
-Remembered = list[list[Any]]  # one gradient: [seed, step, index, distribution, domain, coefficient] per direction
+Remembered = list[
+    list[Any]
+]  # one gradient: [seed, step, index, distribution, domain, coefficient, form …] per direction
 
 
 def default_window(beta: float, share: float = 0.01) -> int:
@@ -64,7 +66,7 @@ def gradient(estimate: Estimate, share: float = 1.0) -> tuple[Term, ...]:
 def remember(estimate: Estimate) -> Remembered:
     """A gradient in plain JSON values."""
     return [
-        [d.seed, d.step, d.index, d.distribution.value, int(d.domain), c]
+        [d.seed, d.step, d.index, d.distribution.value, int(d.domain), c, *(d.form.plain() if d.form else ())]
         for d, c in zip(estimate.directions, estimate.coefficients, strict=True)
     ]
 
@@ -81,7 +83,7 @@ def weighted(
     pairs = []
     for age, gradient in reversed(list(enumerate(reversed(window)))):
         weight = beta**age / (1.0 - beta) if age >= size - 1 else beta**age
-        for seed, step, index, distribution, domain, coefficient in gradient:
-            direction = Direction(seed, step, index, Distribution(distribution), Domain(domain))
+        for seed, step, index, distribution, domain, coefficient, *form in gradient:
+            direction = Direction(seed, step, index, Distribution(distribution), Domain(domain), LowRank.of(form))
             pairs.append((direction, weight * coefficient))
     return pairs, window[-(size - 1) :] if size > 1 else []

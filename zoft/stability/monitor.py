@@ -53,6 +53,7 @@ class Surroundings:
     rule_state: Callable[[], Mapping[str, Any]] = dict  # of the rule, before the step that is decided on
     forwards: int | None = None  # of one training step; None: 2 q
     lean: float = 0.0  # a one-sided slope is z'grad L + lean z'Hz [length]
+    tail: float | None = None  # most that E(w'z)^4 can be of ||w||^4, for directions without a closed form
 
     @property
     def pair(self) -> float:
@@ -155,7 +156,7 @@ class StabilityMonitor:
         trace = self.curvature.pessimistic()
         found: dict[str, float] = {}
         if trace is not None:
-            edge = 2.0 * q / trace
+            edge = 2.0 * q / trace / self._heavy
             if settings.stability_margin is not None:
                 found["curvature"] = min(settings.stability_margin * edge, self._left_edge(trace))
             signal = self.signal.lower()
@@ -166,6 +167,11 @@ class StabilityMonitor:
         if settings.stability_drift is not None and rms > 0.0 and self.around.grown:
             found["drift"] = self._walk(settings.stability_drift * self.around.weights_norm, rms)
         return found
+
+    @property
+    def _heavy(self) -> float:
+        """How far below 2 q / Tr every step size is stable, where there is no closed form; (S1) of docs/methods.md."""
+        return 1.0 if self.around.tail is None else self.around.tail + self.around.directions - 1.0
 
     def _rms(self, square: float) -> float:
         """p_rms, of this step or of the last ones, whichever is larger."""
@@ -193,7 +199,7 @@ class StabilityMonitor:
             return self._without_curvature(self._rms(square))
         if math.isnan(signal):  # no half-batches: the full-batch edge and the drift are all there is
             signal = 0.1
-        target = self.settings.stability_auto_margin * self.around.directions * signal / trace
+        target = self.settings.stability_auto_margin * self.around.directions * signal / trace / self._heavy
         self._chosen = min(target, self._chosen * GROWTH) if self._chosen > 0.0 else target
         return self._chosen
 

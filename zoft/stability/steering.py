@@ -123,6 +123,7 @@ def govern(
             batch_fraction=min(max(batch_fraction, 0.0), 1.0),
             forwards=len(optimizer.estimator.population(optimizer.source.at(0, optimizer.directions))),
             lean=optimizer.estimator.lean,
+            tail=form.tail if (form := optimizer.source.form) is not None else None,
         )
         monitor = StabilityMonitor(settings, around)
     guard = None

@@ -18,6 +18,7 @@ FIXED: Mapping[str, Any] = {
     "zo_trajectory": False,
     "zo_backend": "auto",
     "zo_estimator": "two_point",
+    "zo_shape": "dense",
     "zo_rule": "sgd",
     "stability": "off",
     "guard": "off",

@@ -85,6 +85,7 @@ class ZOMixin(_Base):
                 estimator=settings.zo_estimator,
                 rule=settings.zo_rule,
                 rule_settings=settings.rule_settings,
+                form=settings.form,
                 backend=settings.zo_backend,
                 direction_groups=settings.zo_direction_groups,
             )

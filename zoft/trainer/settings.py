@@ -1,11 +1,14 @@
 """The settings of a zeroth-order step. Imports neither torch nor Transformers, so that they are checked first."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from zoft.errors import UsageError
 from zoft.limits import check_count, check_directions, check_positive, check_seed, check_share
 from zoft.stability.settings import StabilitySettings
+
+if TYPE_CHECKING:
+    from zoft.directions import LowRank
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,12 @@ class ZOSettings(StabilitySettings):
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
     zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
     zo_backend: str = "auto"
-    zo_estimator: Literal["two_point", "one_sided", "fzoo", "es_zscore", "es_rank"] = "two_point"  # `zoft methods`
+    zo_estimator: Literal["two_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
+        "two_point"  # `zoft methods`
+    )
+    zo_shape: Literal["dense", "low_rank", "subspace"] = "dense"  # of a matrix's direction
+    zo_rank: int = 2  # of low_rank and subspace
+    zo_refresh: int = 1  # steps for which the right factor (of subspace both) stays
     zo_rule: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
     zo_momentum: float = 0.9  # beta of momentum and adam; sgd has none
     zo_beta2: float = 0.99  # of adam's second moment
@@ -43,6 +51,10 @@ class ZOSettings(StabilitySettings):
                 "zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "
                 f"itself, but {self.zo_directions} and {self.zo_distribution} were given"
             )
+        if self.zo_shape == "dense" and (self.zo_rank, self.zo_refresh) != (ZOSettings.zo_rank, ZOSettings.zo_refresh):
+            raise UsageError("zo_rank and zo_refresh are of thin factors; set zo_shape=low_rank or subspace with them")
+        check_count("zo_rank", self.zo_rank)
+        check_count("zo_refresh", self.zo_refresh)
         check_count("zo_direction_groups", self.zo_direction_groups)
         if self.zo_directions % self.zo_direction_groups:
             raise UsageError(
@@ -70,6 +82,13 @@ class ZOSettings(StabilitySettings):
                 f"perturbation=in_place cannot restore weights that carry residual bits (weight_rounding="
                 f"{self.weight_rounding}); use perturbation=read_only or weight_rounding=stochastic"
             )
+
+    @property
+    def form(self) -> "LowRank | None":
+        """The thin factors of directions; None: dense."""
+        from zoft.directions import LowRank
+
+        return None if self.zo_shape == "dense" else LowRank(self.zo_shape, self.zo_rank, self.zo_refresh)
 
     @property
     def rule_settings(self) -> dict[str, float | int | str | None]:

@@ -52,9 +52,14 @@ class ZOConfig(TrainingArguments):
         default=ZOSettings.zo_trajectory, metadata={"help": "Keep the log of the run, <output_dir>/trajectory.zoft."}
     )
     zo_backend: str = field(default=ZOSettings.zo_backend, metadata={"help": "Who computes the ops on weights."})
-    zo_estimator: Literal["two_point", "one_sided", "fzoo", "es_zscore", "es_rank"] = field(
+    zo_estimator: Literal["two_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = field(
         default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate; see zoft methods."}
     )
+    zo_shape: Literal["dense", "low_rank", "subspace"] = field(
+        default=ZOSettings.zo_shape, metadata={"help": "Whether a matrix's direction is a product of thin factors."}
+    )
+    zo_rank: int = field(default=ZOSettings.zo_rank, metadata={"help": "Columns of the thin factors."})
+    zo_refresh: int = field(default=ZOSettings.zo_refresh, metadata={"help": "Steps for which factors stay."})
     zo_rule: Literal["sgd", "momentum", "adam", "sign"] = field(
         default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on; see zoft methods."}
     )

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from zoft.directions import DirectionSource, Distribution
 from zoft.estimate import Estimate, Flag, Step
 from zoft.rules import in_single, rule, spend
 from zoft.trajectory.errors import TrajectoryError
@@ -42,7 +41,7 @@ def encode_compact(log: TrajectoryLog) -> bytes:
     header, steps = log.header, log.steps
     if not steps:
         raise TrajectoryError("there is nothing to publish: the log holds no steps")
-    source = DirectionSource(header.seed, Distribution(header.distribution))
+    source = header.source
     for step in steps:
         if step.estimate.directions != source.at(step.index, header.directions):
             raise TrajectoryError(f"step {step.index} used other directions than its own; publish the full log instead")
@@ -94,7 +93,7 @@ def decode_compact(text: bytes, data: bytes, start: int, name: str) -> Trajector
             raise
         raise TrajectoryError(f"{name} has a header that cannot be read: {error}") from error
     table = np.frombuffer(data, row, count=plain["steps"], offset=start)
-    source = DirectionSource(header.seed, Distribution(header.distribution))
+    source = header.source
     spent, _ = _kind(header)
     columns = {key: table[key].tolist() if key in (row.names or ()) else None for key in (EVALUATIONS, LR, DECAY)}
 

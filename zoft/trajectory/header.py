@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from zoft import __version__
-from zoft.directions import MAX_INDEX, Distribution
+from zoft.directions import MAX_INDEX, DirectionSource, Distribution, LowRank
+from zoft.errors import UsageError
 from zoft.naming import canonical_name
 from zoft.optimizer import ZOOptimizer
 from zoft.space import ParameterSpace
@@ -48,6 +49,7 @@ class Header:
     estimator: dict[str, Any]  # name and settings
     rule: dict[str, Any]  # name and settings
     rounding: str
+    form: list[Any] = field(default_factory=list)  # thin factors of directions (`LowRank.plain`); empty: dense
     first: int = 0  # index of the first record's step
     rule_state: dict[str, Any] = field(default_factory=dict)  # before the first record
     versions: dict[str, str] = field(default_factory=dict)
@@ -65,6 +67,15 @@ class Header:
             raise TrajectoryError(
                 f"the log's header is damaged: seed {self.seed}, distribution {self.distribution!r:.60}"
             )
+        try:
+            LowRank.of(self.form)
+        except (TypeError, UsageError) as error:
+            raise TrajectoryError(f"the log's header is damaged: form {self.form!r:.60}") from error
+
+    @property
+    def source(self) -> DirectionSource:
+        """Where the run's directions come from."""
+        return DirectionSource(self.seed, Distribution(self.distribution), LowRank.of(self.form))
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), allow_nan=False, separators=(",", ":")).encode()
@@ -88,7 +99,7 @@ class Header:
         return [name for name in mine if name not in free and mine[name] != theirs[name]]
 
 
-_TYPES: Mapping[str, type] = {"tuple": tuple, "str": str, "int": int, "dict": dict}
+_TYPES: Mapping[str, type] = {"list": list, "tuple": tuple, "str": str, "int": int, "dict": dict}
 
 
 def _parameter(name: Any, shape: Any, dtype: Any) -> Parameter:
@@ -117,6 +128,7 @@ def describe(
         estimator=optimizer.estimator.settings(),
         rule=optimizer.rule.settings(),
         rounding=space.rounding.value,
+        form=optimizer.source.form.plain() if optimizer.source.form else [],
         first=optimizer.steps,
         rule_state=optimizer.rule_state,
         versions={"zoft": __version__, "torch": torch.__version__, "python": platform.python_version()},

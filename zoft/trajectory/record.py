@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import struct
 
-from zoft.directions import Direction, Distribution, Domain
 from zoft.estimate import Estimate, Flag, Step
 from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.header import Header
@@ -41,8 +40,8 @@ def encode(header: Header, step: Step) -> bytes:
         TrajectoryError: the step is not one of this run (seed, distribution), or does not fit the record.
     """
     directions, coefficients = step.estimate.directions, step.estimate.coefficients
-    own = (header.seed, header.distribution, Domain.TRAINING)
-    if any((d.seed, d.distribution.value, d.domain) != own for d in directions):
+    source = header.source
+    if any(d != source.direction(d.step, d.index) for d in directions):
         raise TrajectoryError(f"step {step.index} was spent along directions of another run than this log's")
     if not 1 <= len(directions) <= header.capacity:
         raise TrajectoryError(
@@ -74,9 +73,9 @@ def decode(header: Header, body: bytes) -> Step:
     if not 1 <= count <= header.capacity:
         raise TrajectoryError(f"the record of step {index} claims {count} directions of {header.capacity}")
     pairs = [_PAIR.unpack_from(body, _FIXED.size + i * _PAIR.size) for i in range(count)]
-    law = Distribution(header.distribution)
+    source = header.source
     estimate = Estimate(
-        directions=tuple(Direction(header.seed, step, number, law) for _, step, number in pairs),
+        directions=tuple(source.direction(step, number) for _, step, number in pairs),
         coefficients=tuple(coefficient for coefficient, _, _ in pairs),
         loss=loss,
     )

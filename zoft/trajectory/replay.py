@@ -10,7 +10,6 @@ from typing import Any
 from torch import nn
 
 from zoft.backends import BufferedMove, Move, Rounding
-from zoft.directions import DirectionSource, Distribution
 from zoft.errors import UsageError
 from zoft.estimate import Step
 from zoft.estimators import estimator as make_estimator
@@ -86,7 +85,7 @@ class Writes:
             self._estimator = make_estimator(**header.estimator)
         except (UsageError, TypeError, ValueError) as error:
             raise TrajectoryError(f"this version of zoft cannot replay the log: {error}") from error
-        self._source = DirectionSource(header.seed, Distribution(header.distribution))
+        self._source = header.source
         self._directions = header.directions
         self._in_place = header.perturbation == "in_place"
 
@@ -108,15 +107,22 @@ def matching_space(
     backend: str = "auto",
     rounding: str | None = None,
     buffered: bool | None = None,
+    factored: bool | None = None,
 ) -> ParameterSpace:
-    """The log's parameters in `model`, with the log's rounding and momentum buffer (or others).
+    """The log's parameters in `model`, with the log's rounding, momentum buffer and form of directions (or others).
 
     Raises:
         TrajectoryError: names, shapes or dtypes differ; the message says which.
     """
     full = header.rule.get("buffer") == "full" if buffered is None else buffered
     with trainable_as_in(header, model):
-        space = ParameterSpace(model, rounding=rounding or header.rounding, backend_name=backend, buffered=full)
+        space = ParameterSpace(
+            model,
+            rounding=rounding or header.rounding,
+            backend_name=backend,
+            buffered=full,
+            factored=bool(header.form) if factored is None else factored,
+        )
     mine = {p.name: p for p in parameters(space)}
     for theirs in header.parameters:
         here = mine.get(theirs.name)
@@ -158,7 +164,8 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
     dtypes = {parameter.dtype for log, _ in logs for parameter in log.header.parameters}
     rounding = Rounding.STOCHASTIC if "float16" in dtypes else Rounding.RESIDUAL16
     buffered = any(log.header.rule.get("buffer") == "full" for log, _ in logs)
-    space = matching_space(model, header, backend, rounding, buffered)
+    factored = any(log.header.form for log, _ in logs)
+    space = matching_space(model, header, backend, rounding, buffered, factored)
     for log, _ in logs:
         if log.header.parameters != header.parameters:
             raise TrajectoryError("the logs trained different parameters; merge runs that trained the same ones")

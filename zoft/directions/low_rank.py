@@ -1,0 +1,164 @@
+"""Directions that are products of thin factors: Z = A B^T for a matrix [N, K], dense for a vector.
+
+    low_rank    A = U / sqrt(r), B = V            U [N, r] of the step, V [K, r] of the period     (LOZO; EGGROLL: refresh 1)
+    subspace    A = sqrt(N K) / r P S, B = Q      S [r, r] of the step, P, Q of the period         (SubZero)
+
+U, V are drawn like dense directions, S of normals; P and Q have orthonormal columns, made of normals. A period is `refresh`
+steps; its factors have the address of its first step: none is stored, and losses and update read the same ones. With
+refresh = 1 each direction has factors of its own, else those of a period are shared. All elements of Z have mean 0 and
+variance 1 over everything that is drawn, and E[vec Z vec Z^T] = I; with a period's factors given, Z stays in a subspace.
+(Chen et al. 2024, "LOZO"; Yu et al. 2024, "SubZero"; Sarkar et al. 2025, "EGGROLL".)
+
+Sums over r are taken in order, product and sum rounded apart; orthonormal columns by Gram and Schmidt in float64 with sums by
+halves: the same bits everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from zoft.directions.address import Window
+from zoft.errors import UsageError
+
+if TYPE_CHECKING:
+    from zoft.directions.direction import Direction
+
+SHAPES = ("low_rank", "subspace")
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What thin factors a direction is the product of.
+
+    Raises:
+        UsageError: no such shape, or a rank or period below 1.
+    """
+
+    shape: str  # low_rank or subspace
+    rank: int  # r; of a subspace at most min(N, K)
+    refresh: int = 1  # steps for which V (P, Q) stay
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise UsageError(f"zo_shape {self.shape!r} does not exist; there are: dense, {', '.join(SHAPES)}")
+        for name, value in (("zo_rank", self.rank), ("zo_refresh", self.refresh)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UsageError(f"{name} must be a whole number >= 1, not {value!r}")
+
+    @property
+    def tail(self) -> float:
+        """Most that E(w'z)^4 can be of ||w||^4, for normals: 3 for dense ones; w = a b^T is the worst.
+
+        >>> LowRank("low_rank", 1).tail, LowRank("low_rank", 6).tail, LowRank("subspace", 1).tail
+        (9.0, 4.0, 27.0)
+        """
+        r = float(self.rank)
+        return 3.0 + 6.0 / r if self.shape == "low_rank" else 3.0 * (1.0 + 2.0 / r) ** 2
+
+    def plain(self) -> list[Any]:
+        """For JSON."""
+        return [self.shape, self.rank, self.refresh]
+
+    @classmethod
+    def of(cls, plain: list[Any]) -> LowRank | None:
+        """From `plain`; of an empty list None, which is dense."""
+        return cls(*plain) if plain else None
+
+
+def factors(direction: Direction, window: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [rows, r] and B [columns, r] of the window, float32: Z over it is A B^T."""
+    form = direction.form
+    assert form is not None
+    right = Window(window.stream, window.column, window.columns, 0, form.rank, form.rank, window.total_columns)
+    if form.shape == "low_rank":
+        left = Window(window.stream, window.row, window.rows, 0, form.rank, form.rank, window.total_rows)
+        a = _dense(direction, left, device) * _single(1.0 / math.sqrt(form.rank))
+        return a, _dense(_of_period(direction, form, right=True), right, device)
+    rows, columns = window.total_rows, window.total_columns
+    if not rows:
+        raise UsageError("zo_shape=subspace must know how many rows the whole matrix has; use Window.whole")
+    rank = min(form.rank, rows, columns)
+    core = _dense(_normal(direction), Window(window.stream, 0, rank, 0, rank, rank, rank), device)
+    core = core * _single(math.sqrt(rows * columns) / rank)
+    p = _basis(_of_period(direction, form, right=False), window.stream, rows, rank, device)
+    q = _basis(_of_period(direction, form, right=True), window.stream, columns, rank, device)
+    p = p[window.row : window.row + window.rows]
+    return product(p, core.t()), q[window.column : window.column + window.columns]
+
+
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """A B^T [n, m], added up over the columns in order."""
+    z = a[:, 0, None] * b[None, :, 0]
+    for k in range(1, a.shape[1]):
+        z = z + a[:, k, None] * b[None, :, k]
+    return z
+
+
+def _of_period(direction: Direction, form: LowRank, *, right: bool) -> Direction:
+    """The address of what stays: that of the first step of the period, in a domain of its own."""
+    from zoft.directions.direction import Distribution, Domain
+
+    kinds = {Domain.TRAINING: (Domain.RIGHT, Domain.LEFT), Domain.PROBE: (Domain.PROBE_RIGHT, Domain.PROBE_LEFT)}
+    shared = form.refresh > 1  # then probes look into the subspace that training moves in
+    domain = kinds[Domain.TRAINING if shared else direction.domain][0 if right else 1]
+    law = direction.distribution if form.shape == "low_rank" else Distribution.GAUSSIAN
+    step = direction.step - direction.step % form.refresh
+    return replace(direction, step=step, index=0 if shared else direction.index, domain=domain, distribution=law)
+
+
+def _normal(direction: Direction) -> Direction:
+    """Signs would make a small S singular."""
+    from zoft.directions.direction import Distribution
+
+    return replace(direction, distribution=Distribution.GAUSSIAN)
+
+
+def _dense(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
+    from zoft.directions.draw import draw
+
+    return draw(replace(direction, form=None), window, device)
+
+
+def _single(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float32)
+
+
+_bases: dict[tuple[int, int, int, int, torch.device], tuple[Direction, torch.Tensor]] = {}  # the last of each matrix
+
+
+def _basis(direction: Direction, stream: int, rows: int, rank: int, device: torch.device) -> torch.Tensor:
+    """Orthonormal columns [rows, rank], float32, kept until the next period."""
+    key = (stream, int(direction.domain), rows, rank, device)
+    kept = _bases.get(key)
+    if kept is None or kept[0] != direction:
+        normals = _dense(direction, Window(stream, 0, rows, 0, rank, rank, rows), device)
+        kept = _bases[key] = (direction, orthonormal(normals).to(torch.float32))
+    return kept[1]
+
+
+def orthonormal(columns: torch.Tensor) -> torch.Tensor:
+    """Gram and Schmidt from left to right in float64: [n, r] independent columns to orthonormal ones, R_jj > 0.
+
+    >>> orthonormal(torch.tensor([[3.0, 1.0], [4.0, 0.0]])).float().tolist() == torch.tensor([[0.6, 0.8], [0.8, -0.6]]).tolist()
+    True
+    """
+    q = columns.to(torch.float64).clone()
+    for j in range(q.shape[1]):
+        q[:, j] = q[:, j] / torch.sqrt(_column_sums(q[:, j, None] * q[:, j, None]))
+        if j + 1 < q.shape[1]:
+            shares = _column_sums(q[:, j, None] * q[:, j + 1 :])
+            q[:, j + 1 :] = q[:, j + 1 :] - q[:, j, None] * shares[None, :]
+    return q
+
+
+def _column_sums(x: torch.Tensor) -> torch.Tensor:
+    """Sums of columns by halves, in one order on every device."""
+    while x.shape[0] > 1:
+        half = x.shape[0] // 2
+        rest = x[2 * half :]
+        x = torch.cat([x[:half] + x[half : 2 * half], rest]) if rest.shape[0] else x[:half] + x[half : 2 * half]
+    return x[0]
