@@ -1,4 +1,4 @@
-"""dot, panel_pair, perturbed_linear and perturbed_embedding: the definitions, against float64 and against `axpby_`."""
+"""dot, panel_pair, perturbed_linear, perturbed_embedding, low_rank: the definitions, against float64 and `axpby_`."""
 
 import pytest
 import torch
@@ -105,3 +105,54 @@ def test_linear_refuses_what_does_not_belong_together() -> None:
     target = Target(random(6, 4), Window.whole(1, (6, 4)))
     with pytest.raises(UsageError, match=r"wants x \[2, ..., 4\] torch.float32, not \(3, 5, 4\)"):
         backend("reference").perturbed_linear(random(3, 5, 4), target, [(), ()])
+
+
+def factors(points: int, rows: int, columns: int, rank: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    draw_ = torch.Generator().manual_seed(7)
+    shapes = ((points, 3, 5, columns), (rows, columns), (points, rows, rank), (points, columns, rank), (points, rows))
+    x, weight, left, right, bias = (torch.randn(s, generator=draw_, dtype=torch.float64).to(dtype) for s in shapes)
+    return [x, weight * 0.05, left, right, bias]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("rank", [1, 3])
+@pytest.mark.parametrize("shared_bias", [None, True, False], ids=["no bias", "one bias", "a bias each"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_low_rank_is_the_product_with_the_displaced_weight(name, rank, shared_bias, dtype) -> None:
+    """x (W + s A B^T)^T + bias by the definition in float64; the error of a sum of so many terms, and of two roundings."""
+    scales = [2.0**-6, -(2.0**-6), 0.0, 0.5]
+    x, weight, left, right, bias = factors(4, 70, 48, rank, dtype)
+    bias = None if shared_bias is None else bias[0] if shared_bias else bias
+    mine = backend(name).low_rank(x, weight, left, right, scales, bias)
+    assert mine.shape == (4, 3, 5, 70) and mine.dtype is dtype
+    added = 0.0 if bias is None else bias.double().expand(4, 70).view(4, 1, 1, 70)
+    scale = torch.tensor(scales, dtype=torch.float64).view(4, 1, 1, 1)
+    thick = torch.einsum("gabk,nk->gabn", x.double(), weight.double())
+    thin = scale * torch.einsum("gabk,gkr,gnr->gabn", x.double(), right.double(), left.double())
+    size = torch.einsum("gabk,nk->gabn", x.double().abs(), weight.double().abs())
+    size_thin = scale.abs() * torch.einsum("gabk,gkr,gnr->gabn", *(t.double().abs() for t in (x, right, left)))
+    unit = torch.finfo(dtype).eps
+    sums = (48 + rank + 3) * min(unit, 2.0**-23)  # 16-bit products are summed in float32
+    bound = sums * (size + size_thin + abs(added)) + unit * ((thick + thin + added).abs() + 2 * size_thin + abs(added))
+    assert bool(((mine.double() - thick - thin - added).abs() <= bound).all())
+
+
+def test_low_rank_is_the_dense_displacement_of_the_same_direction() -> None:
+    x, weight, left, right, _ = factors(2, 70, 48, 2, torch.float32)
+    left, right = left[:1].expand(2, -1, -1), right[:1].expand(2, -1, -1)
+    plus, minus = backend("reference").low_rank(x, weight, left, right, [0.25, -0.25])
+    moved = 0.25 * left[0] @ right[0].t()
+    torch.testing.assert_close(plus, x[0] @ (weight + moved).t(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(minus, x[1] @ (weight - moved).t(), rtol=1e-5, atol=1e-5)
+
+
+def test_low_rank_refuses_what_does_not_belong_together() -> None:
+    x, weight, left, right, bias = factors(2, 70, 48, 2, torch.float32)
+    with pytest.raises(
+        UsageError, match=r"2 members and a weight \(70, 48\) wants left \(2, 70, 2\), not \(2, 48, 2\)"
+    ):
+        backend("reference").low_rank(x, weight, right, left, [0.1, 0.1])
+    with pytest.raises(UsageError, match=r"wants x \(3, 3, 5, 48\), not \(2, 3, 5, 48\)"):
+        backend("reference").low_rank(x, weight, left, right, [0.1, 0.1, 0.1])
+    with pytest.raises(UsageError, match=r"one dtype, not torch.bfloat16, torch.float32"):
+        backend("reference").low_rank(x, weight, left, right, [0.1, 0.1], bias.bfloat16())

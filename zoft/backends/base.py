@@ -10,6 +10,7 @@ from itertools import groupby
 
 import torch
 
+from zoft.backends.low_rank import low_rank_products
 from zoft.directions import Direction, Window
 from zoft.errors import UsageError
 
@@ -191,6 +192,36 @@ class Backend(ABC):
             for rows, copy, out in zip(flat, copies, y, strict=True):
                 torch.mm(rows, copy.t(), out=out[:, start:stop])
         return y.reshape(*x.shape[:-1], target.window.rows)
+
+    def low_rank(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        scales: Sequence[float],
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x[g] (W + s_g A_g B_g^T)^T for every member g of a population, as x W^T + s_g (x[g] B_g) A_g^T.
+
+        The product with W is one, of the vendor, for the rows of all members; nothing as large as W is made. Factors that
+        several members share (the two signs of a direction) may be expanded views.
+
+        Args:
+            x: [points, ..., columns].
+            weight: W [rows, columns]; one dtype for all tensors.
+            left: A [points, rows, rank].
+            right: B [points, columns, rank].
+            scales: s, one a member; 0 is W itself.
+            bias: [rows], or [points, rows] where the members' differ.
+
+        Returns:
+            [points, ..., rows].
+
+        Raises:
+            UsageError: shapes or dtypes that do not belong together.
+        """
+        return low_rank_products(x, weight, left, right, scales, bias)
 
 
 def check_linear(
