@@ -16,6 +16,7 @@ REAL = {
     "opt-13b-rte": "opt",
     "roberta-large-sst2-k16": "roberta",
     "llama-3-8b-sst2": "llama",
+    "minilm-sst2": "encoder",
 }
 
 
