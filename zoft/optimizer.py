@@ -17,7 +17,7 @@ from zoft.estimators import estimator as make_estimator
 from zoft.exact import mean
 from zoft.governor import Evidence, Governor, Request
 from zoft.limits import check_directions, check_not_negative, check_positive, check_seed
-from zoft.perturb import ReadOnly, evaluation_mode
+from zoft.perturb import ReadOnly, choose_perturbation, evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
 from zoft.rules import spend
@@ -73,7 +73,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             distribution: law of z, `rademacher` or `gaussian`.
             seed: of the run, in [0, 2^32).
             weight_decay: decoupled, per unit of lr; matrices only, not norms and biases.
-            perturbation: `read_only` (weights are never written with noise) or `in_place`.
+            perturbation: `read_only` (weights are never written with noise), `in_place`, or `auto`, which takes the latter
+                where it restores the weights all but exactly (`zoft.perturb.choose_perturbation`).
             weight_rounding: how 16-bit weights store an update; `auto` chooses (`zoft.storage`).
             estimator, rule, rule_settings, backend: by name; see their tables.
             form: thin factors that directions are products of; None: dense directions.
@@ -89,7 +90,9 @@ class ZOOptimizer(torch.optim.Optimizer):
         check_directions("directions", directions)
         check_seed("seed", seed)
         self.model = model
-        trainable = (weight for weight in model.parameters() if weight.requires_grad)
+        trainable = [weight for weight in model.parameters() if weight.requires_grad]
+        plain = form is None and direction_groups == 1
+        perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=distribution, plain=plain)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.space = ParameterSpace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import TypeVar
@@ -19,6 +19,7 @@ from zoft.errors import UsageError
 from zoft.read_only import ReadOnlyView
 from zoft.space import ParameterSpace
 
+NAMES = ("auto", "read_only", "in_place")
 T = TypeVar("T")  # what a loss returns: a number, or several (the whole batch and its halves)
 
 
@@ -158,7 +159,30 @@ def perturbation(name: str, space: ParameterSpace, *, eps: float, distribution: 
         return ReadOnly(space)
     if name == "in_place":
         return InPlace(space, eps=eps, distribution=distribution)
-    raise UsageError(f"perturbation {name!r} does not exist; there are: read_only, in_place")
+    raise UsageError(f"perturbation {name!r} does not exist; there are: {', '.join(NAMES)}")
+
+
+def choose_perturbation(
+    name: str, weights: Iterable[torch.Tensor], *, eps: float, distribution: Distribution | str, plain: bool = True
+) -> str:
+    """What `auto` stands for; another name is returned as it is.
+
+    In place where restoring is all but exact (see `InPlace`), since no copies of weights are made there: no 16-bit weight,
+    Rademacher, eps a power of two. Read-only everywhere else.
+
+    Args:
+        weights: the trainable parameters.
+        plain: directions are dense, and the same on all processes.
+
+    >>> wide = [torch.zeros(3)]
+    >>> [choose_perturbation("auto", wide, eps=eps, distribution="rademacher") for eps in (2.0**-10, 1e-3)]
+    ['in_place', 'read_only']
+    """
+    if name != "auto":
+        return name
+    reversible = Distribution(distribution) is Distribution.RADEMACHER and math.frexp(eps)[0] == 0.5
+    wide = all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
+    return "in_place" if plain and reversible and wide else "read_only"
 
 
 @contextmanager

@@ -132,3 +132,24 @@ def test_a_skipped_step_restores() -> None:
     before = bits(net)
     optimizer.step(lambda: float("nan"))
     assert optimizer.skipped == 2 and equal(bits(net), before)  # the discarded one, and this
+
+
+@pytest.mark.parametrize(
+    ("dtype", "changes", "chosen"),
+    [
+        (torch.float32, {}, "in_place"),
+        (torch.float64, {}, "in_place"),
+        (torch.float32, {"eps": 1e-3}, "read_only"),
+        (torch.float32, {"distribution": "gaussian"}, "read_only"),
+        (torch.bfloat16, {}, "read_only"),
+        (torch.float16, {}, "read_only"),
+    ],
+)
+def test_auto_is_the_way_it_names_to_the_last_bit(dtype, changes, chosen) -> None:
+    nets = [model(dtype), model(dtype)]
+    for net, way in zip(nets, ("auto", chosen), strict=True):
+        optimizer = ZOOptimizer(net, lr=1e-2, perturbation=way, weight_rounding="auto", **changes)
+        for _ in range(3):
+            optimizer.step(loss_of(net))
+        assert optimizer.perturbation.name == chosen
+    assert equal(bits(nets[0]), bits(nets[1]))

@@ -21,7 +21,7 @@ class ZOSettings(StabilitySettings):
     zo_direction_groups: int = 1  # of processes: each takes its share of the directions, on the same batch
     zo_check_every: int = 100  # steps between comparisons of all processes' weights; 0: never
     zo_seed: int | None = None  # None: `seed`
-    perturbation: Literal["read_only", "in_place"] = "read_only"
+    perturbation: Literal["read_only", "in_place", "auto"] = "read_only"
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
     zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
     zo_backend: str = "auto"

@@ -42,8 +42,9 @@ class ZOConfig(TrainingArguments):
         default=ZOSettings.zo_check_every, metadata={"help": "Steps between comparisons of the processes' weights."}
     )
     zo_seed: int | None = field(default=ZOSettings.zo_seed, metadata={"help": "Seed of the directions; default: seed."})
-    perturbation: Literal["read_only", "in_place"] = field(
-        default=ZOSettings.perturbation, metadata={"help": "Whether noise is ever written into the weights."}
+    perturbation: Literal["read_only", "in_place", "auto"] = field(
+        default=ZOSettings.perturbation,
+        metadata={"help": "Is noise written into the weights: read_only, in_place, or auto."},
     )
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = field(
         default=ZOSettings.weight_rounding, metadata={"help": "How 16-bit weights store an update."}
