@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -81,6 +82,23 @@ def gather_texts(text: str, size: int = NAME_BYTES) -> list[str]:
     if world_size() == 1:
         return [text]
     return _decoded(_exchange(_encoded(text, size)))
+
+
+@contextmanager
+def name_the_lost() -> Iterator[None]:
+    """Around collectives of others (Trainer's, accelerate's): where one fails, the rank that is gone is named as well.
+
+    Raises:
+        ReplicaError: in place of gloo's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        ours = _wire is not None and _wire.world is dist.group.WORLD and not isinstance(error, ReplicaError)
+        if not ours or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        assert _wire is not None
+        raise _unreachable(_wire, error) from error
 
 
 def _exchange(mine: torch.Tensor) -> list[torch.Tensor]:

@@ -111,6 +111,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.steps = 0  # optimizer steps so far: the next step's index
         self.skipped = 0  # of them, how many moved nothing
         self.last: Step | None = None
+        self.light = False  # whether `state_dict` leaves out what is as large as the weights: a log gives it back
         self.observers: list[Callable[[Step], None]] = []  # told of every step after it was applied
         self.governor: Governor | None = None  # may ask for extra losses, lower the learning rate, refuse a step
         self._parts: list[Part] = []  # the micro-batches of the step to come
@@ -273,8 +274,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             "skipped": self.skipped,
             **self._settings(),
             "rule_state": self.rule_state,
-            "residuals": dict(self.space.residuals()),
-            "momenta": dict(self.space.momenta),
+            "residuals": None if self.light else dict(self.space.residuals()),
+            "momenta": None if self.light else dict(self.space.momenta),
         }
         if self.governor is not None:
             state["zoft"]["governor"] = self.governor.state_dict()
@@ -299,7 +300,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._parts, self._request, self.perturbation.cycles = [], None, 0  # of a step from other weights
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]
-        self.space.load_residuals(mine["residuals"])
-        self.space.load_momenta(mine["momenta"])
+        if mine["residuals"] is not None:
+            self.space.load_residuals(mine["residuals"])
+            self.space.load_momenta(mine["momenta"])
         if self.governor is not None and "governor" in mine:
             self.governor.load_state_dict(mine["governor"])

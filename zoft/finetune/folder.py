@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from os import environ
 from pathlib import Path
 
 import torch.distributed as dist
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from zoft.config import RunConfig
 from zoft.distributed import world_size
 from zoft.errors import UsageError
+from zoft.trainer.restart import restarted
 
 
 def run_folder(config: RunConfig) -> Path:
@@ -17,9 +19,13 @@ def run_folder(config: RunConfig) -> Path:
 
     Raises:
         UsageError: `output_dir` holds an earlier run, and the run neither resumes nor may overwrite it; or it is to be
-            resumed and holds no checkpoint.
+            resumed and holds no checkpoint; a launcher that may start the run again needs an output_dir.
     """
     chosen = config.training.get("output_dir")
+    if chosen is None and int(environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0:
+        raise UsageError("torchrun --max-restarts goes on with the run in output_dir, so name one")
+    if chosen is not None and restarted():
+        return Path(chosen)
     if chosen is None and _resumes(config, "true"):
         raise UsageError("resume_from_checkpoint=true goes on with the run in output_dir; name that, or the checkpoint")
     if chosen is None:

@@ -12,38 +12,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from zoft.distributed import name_the_lost
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.spread import Spread
 from zoft.stability import Steering, govern
 from zoft.trainer.best import follow_best, mark_best
 from zoft.trainer.holding import step_follows
+from zoft.trainer.light import LightCheckpoints
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings, last_checkpoint
 from zoft.trainer.replicas import by_shards, check_same_run, watch
-from zoft.trainer.settings import ZOSettings
+from zoft.trainer.restart import check_restarts, newest_of_this_run, restarted
 from zoft.trainer.stateless import go_on
 
 if TYPE_CHECKING:
-    from transformers import Trainer as _Base
-
     from zoft.trainer.rewinding import Rewinding
-else:
-    _Base = object
 
 
-class ZOMixin(_Base):
+class ZOMixin(LightCheckpoints):
     """Put before a Trainer class: `class MyTrainer(ZOMixin, SFTTrainer)`. `ZOTrainer` and `ZOCallback` are made of it.
 
     `training_step` takes the losses of one micro-batch with forward passes alone; the update happens where Trainer calls
     `optimizer.step()`. Parameters are frozen while `train` runs, so that no graph is built and nothing waits for gradients.
     """
 
-    zo_settings: ZOSettings
-    zo: ZOOptimizer | None = None  # exists once training starts
     zo_best_step: int | None = None  # Trainer's step at which the weights stand that load_best_model_at_end loaded
     zo_skipped_steps = 0  # of the last `train`, also behind that step
-    _recording: RecordTrajectory | None = None
     _rewinding: Rewinding | None = None
     _resumed: str | None = None  # the checkpoint from which this call of `train` goes on
 
@@ -54,6 +49,7 @@ class ZOMixin(_Base):
             UsageError: fp16 mixed precision, DeepSpeed and others; several GPUs in one process.
         """
         check_training_settings(vars(self.args))
+        self.check_light()
         check_launch(os.environ)
         if self.is_fsdp_enabled:
             raise UsageError(
@@ -89,6 +85,7 @@ class ZOMixin(_Base):
                 backend=settings.zo_backend,
                 direction_groups=settings.zo_direction_groups,
             )
+            self.zo.light = settings.zo_light_checkpoints
             steering = govern(self.zo, settings, batch_fraction=self._batch_fraction(), may_rewind=True)
             self.optimizer = self.zo
             self._watch(steering)
@@ -155,6 +152,7 @@ class ZOMixin(_Base):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.train`."""
         self.check_zo()
+        check_restarts()
         check_same_run(self.args, self.zo_settings, self.train_dataset)
         self._begun = False
         if self.zo is not None:
@@ -162,13 +160,15 @@ class ZOMixin(_Base):
         resumed = kwargs.pop("resume_from_checkpoint", args[0] if args else None)
         if resumed is True:
             resumed = last_checkpoint(self.args.output_dir)
+        if restarted():
+            resumed = newest_of_this_run(Path(self.args.output_dir or "")) or resumed
         if isinstance(resumed, os.PathLike):
             resumed = os.fspath(resumed)
         self._resumed = resumed if isinstance(resumed, str) else None
         if self._recording is not None:
             self._recording.checkpoint = self._resumed
         try:
-            with self._without_gradients():
+            with name_the_lost(), self._without_gradients():
                 result = super().train(resumed, *args[1:], **kwargs)
         finally:
             self._stop_watching()
@@ -200,12 +200,6 @@ class ZOMixin(_Base):
             if self.zo is not None:
                 for weight in self.zo.param_groups[0]["params"]:
                     weight.requires_grad_(True)
-
-    def save_model(self, *args: Any, **kwargs: Any) -> None:
-        """As `Trainer.save_model`; a checkpoint begins with it, and the log must be on the disk before."""
-        if self._recording is not None:
-            self._recording.sync()
-        super().save_model(*args, **kwargs)
 
     def training_step(
         self,

@@ -24,6 +24,7 @@ class ZOSettings(StabilitySettings):
     perturbation: Literal["read_only", "in_place", "auto"] = "read_only"
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
     zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
+    zo_light_checkpoints: bool = False  # without weights: whoever resumes makes them from the base and the log
     zo_backend: str = "auto"
     zo_estimator: Literal["two_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
         "two_point"  # `zoft methods`
@@ -65,6 +66,10 @@ class ZOSettings(StabilitySettings):
             raise UsageError(
                 "perturbation=in_place leaves its rounding in the weights, and with zo_direction_groups every process would "
                 "be left with another one; use perturbation=read_only"
+            )
+        if self.zo_light_checkpoints and not self.zo_trajectory:
+            raise UsageError(
+                "zo_light_checkpoints=true leaves the weights to the log, and zo_trajectory=false keeps none"
             )
         check_count("zo_check_every", self.zo_check_every, least=0)
         if self.zo_seed is not None:

@@ -52,6 +52,10 @@ class ZOConfig(TrainingArguments):
     zo_trajectory: bool = field(
         default=ZOSettings.zo_trajectory, metadata={"help": "Keep the log of the run, <output_dir>/trajectory.zoft."}
     )
+    zo_light_checkpoints: bool = field(
+        default=ZOSettings.zo_light_checkpoints,
+        metadata={"help": "Checkpoints without weights, which are made again from the base and the log."},
+    )
     zo_backend: str = field(default=ZOSettings.zo_backend, metadata={"help": "Who computes the ops on weights."})
     zo_estimator: Literal["two_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = field(
         default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate; see zoft methods."}
