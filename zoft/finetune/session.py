@@ -73,7 +73,8 @@ def finetune(config: RunConfig, measured: bool = False) -> Summary:
     )
     peak = step_bytes(config.run.method, trainer, materials) if measured else None
     summary = Summary.of(config, trainer, result.metrics, before, after, peak)
-    compare = config.run.model == QUICKSTART and config.run.method == "zo"
+    # The comparison takes a step, and with several processes a step needs all of them
+    compare = config.run.model == QUICKSTART and config.run.method == "zo" and trainer.args.world_size == 1
     if speak:
         _say_which_step(folder / "README.md", summary)
         print(closing_words(summary, trainer, materials, compare=compare))
