@@ -1,14 +1,18 @@
 """First-order baselines: the same data and objective with gradients, and one table beside the zeroth-order methods."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from zoft.directions import LowRank
 from zoft.errors import UsageError
+from zoft.estimators import ESTIMATORS
 from zoft.finetune.compare import forwards_per_step, read
 from zoft.finetune.compare import main as compare
+from zoft.finetune.named import IN_WEIGHTS, NAMED
 
 
 @pytest.fixture
@@ -97,13 +101,60 @@ def test_settings_of_one_method_and_of_all(arguments) -> None:
     assert [run.training["max_steps"] for run in steps.runs.values()] == [6, 6]
 
 
+def test_a_budget_in_forwards_or_in_time_and_methods_by_name(arguments) -> None:
+    """Each named method's steps cost what the budget allows; its settings may be overridden."""
+    asked = read(
+        [
+            *arguments(),
+            f"methods={','.join(NAMED)},zo",
+            "learning_rate=auto",
+            "budget=forwards:360",
+            "fzoo.zo_directions=5",
+        ]
+    )
+    for run in asked.runs.values():
+        each = forwards_per_step(run)
+        assert 360 - each < run.training["max_steps"] * each <= 360
+    assert asked.runs["fzoo"].zo.zo_directions == 5
+    assert asked.runs["zo"].training["max_steps"] == 180 and asked.runs["lozo"].zo.form == LowRank("low_rank", 2, 50)
+    timed = read([*arguments(), "methods=zo,mezo", "budget=time:10m"])
+    assert {run.run.max_seconds for run in timed.runs.values()} == {600.0} and timed.equal == "steps"
+    units = {name for name in NAMED if ESTIMATORS[asked.runs[name].zo.zo_estimator].normalised} | {"adam", "sign"}
+    assert units == IN_WEIGHTS
+
+
+def test_each_method_gets_the_rate_of_its_grid_that_is_best_on_dev(
+    arguments, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    """The runs of the grid are scored on dev alone, with the first seed; the others use the choice."""
+    from zoft.finetune import session
+
+    seen, real = [], session.finetune
+
+    def spy(config, *args, **kwargs):
+        summary = real(config, *args, **kwargs)
+        seen.append((config.training["learning_rate"], config.training["seed"], kwargs.get("on_dev", False)))
+        score = {0.5e-3: 0.6, 1e-3: 0.9, 2e-3: 0.9}[config.training["learning_rate"]]
+        return replace(summary, after=score) if kwargs.get("on_dev") else summary
+
+    monkeypatch.setattr(session, "finetune", spy)
+    asked = arguments(methods="fzoo", max_steps=9, grid="2,1,0.5", seeds="3,4")
+    assert compare([*asked, "fzoo.learning_rate=1e-3", "fzoo.zo_directions=3"]) == 0
+    assert seen == [(0.5e-3, 3, True), (1e-3, 3, True), (2e-3, 3, True), (1e-3, 3, False), (1e-3, 4, False)]
+    assert "| fzoo | 0.001 |" in capsys.readouterr().out
+    assert (tmp_path / "out/compare.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["methods=zo,adam"], "did you mean adamw"),
+        (["methods=zo,adamv"], "did you mean adam"),
         (["methods=zo,zo"], "each once"),
         (["methods=zo", "adamw.learning_rate=1"], "not among methods=zo"),
         (["equal=luck"], "equal must be"),
+        (["budget=20000"], "forwards:20000 or time:10m"),
+        (["grid=1,0"], "multiples of the learning rate"),
+        (["methods=zo,fzoo"], "set fzoo.learning_rate"),
         (["method=zo"], "methods=zo"),
         (["methods=adamw", "zo_eps=1e-3"], "cannot be had with method=adamw"),
         (["methods=adamw", "learning_rate=auto"], "give a number"),

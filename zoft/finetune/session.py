@@ -33,11 +33,12 @@ from zoft.trajectory.publish import START
 PATHS = {"model", "tokenizer", "train_file", "validation_file", "test_file", "runs_dir", "output_dir"}
 
 
-def finetune(config: RunConfig, measured: bool = False) -> Summary:
+def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) -> Summary:
     """Run `config` and return what came of it.
 
     Args:
         measured: take two more steps on a copy of the model at the end, to measure the peak memory of one.
+        on_dev: evaluate on the dev split instead of the test split: for choosing settings.
 
     Raises:
         UsageError: wrong input, found before training starts.
@@ -59,11 +60,14 @@ def finetune(config: RunConfig, measured: bool = False) -> Summary:
         if materials.own_start and not (folder / START).is_dir():  # a resumed run began where it began
             materials.model.save_pretrained(folder / START)  # type: ignore[operator]
 
-    before = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
+    if on_dev and not len(materials.dev):
+        raise UsageError("settings are chosen on the dev split, and there is none; set num_dev, or name a dev_file")
+    held_out = materials.dev if on_dev else materials.test
+    before = trainer.evaluate(held_out, metric_key_prefix="test")  # type: ignore[arg-type]
     if config.run.store_features:
         trainer.objective = StoredFeatures(trainer.model, materials.train, materials.collator, args.eval_batch_size)
     result = trainer.train(resume_from_checkpoint=_checkpoint(config))
-    after = trainer.evaluate(materials.test, metric_key_prefix="test")  # type: ignore[arg-type]
+    after = trainer.evaluate(held_out, metric_key_prefix="test")  # type: ignore[arg-type]
     trainer.save_model()
     trainer.save_state()
     trainer.create_model_card(

@@ -1,7 +1,8 @@
-"""One picture of a run: loss above, accuracy below, both over the steps."""
+"""Pictures: of a run, loss above and accuracy below over the steps; of several methods, one point each."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,5 +57,26 @@ def plot_run(history: Sequence[Mapping[str, Any]], path: str | Path, title: str 
         axes.grid(alpha=0.3)
     if title:
         figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    return Path(path)
+
+
+def plot_methods(results: Mapping[str, Sequence[float]], path: str | Path) -> Path:
+    """Writes a PNG with the mean and standard deviation (n - 1) of each method's results, and the results as dots."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.5 + 0.35 * len(results)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for row, values in enumerate(results.values()):
+        mean = math.fsum(values) / len(values)
+        square = math.fsum((value - mean) ** 2 for value in values)
+        spread = math.sqrt(square / (len(values) - 1)) if len(values) > 1 else 0.0
+        axes.errorbar(mean, row, xerr=spread, fmt="o", capsize=4)
+        axes.plot(values, [row] * len(values), ".", color="black", markersize=3)
+    axes.set(yticks=range(len(results)), yticklabels=list(results), xlabel="after training, on the test split")
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     return Path(path)

@@ -1,0 +1,28 @@
+"""Methods by the names that papers gave them: what `zoft compare methods=…` sets for each. Settings can be overridden."""
+
+from __future__ import annotations
+
+NAMED: dict[str, dict[str, object]] = {
+    "one-sided": {"zo_estimator": "one_sided", "zo_directions": 3},
+    "conservative": {"zo_estimator": "conservative"},
+    "fzoo": {"zo_estimator": "fzoo", "zo_directions": 8},
+    "es": {"zo_estimator": "es_zscore", "zo_directions": 8},
+    "es-rank": {"zo_estimator": "es_rank", "zo_directions": 8},
+    "momentum": {"zo_rule": "momentum"},
+    "adam": {"zo_rule": "adam"},
+    "sign": {"zo_rule": "sign"},
+    "lozo": {"zo_shape": "low_rank", "zo_rank": 2, "zo_refresh": 50},
+    "subzero": {"zo_shape": "subspace", "zo_rank": 8, "zo_refresh": 100},
+    "eggroll": {"zo_estimator": "es_zscore", "zo_directions": 8, "zo_shape": "low_rank", "zo_rank": 1},
+}
+IN_WEIGHTS = {"fzoo", "es", "es-rank", "eggroll", "adam", "sign"}  # learning rates are lengths, not lengths^2 / loss
+
+
+def settings_of(name: str) -> list[str]:
+    """As on a command line.
+
+    >>> settings_of("fzoo"), settings_of("mezo")
+    (['method=zo', 'zo_estimator=fzoo', 'zo_directions=8'], ['method=mezo'])
+    """
+    own = NAMED.get(name)
+    return [f"method={name}"] if own is None else ["method=zo", *(f"{key}={value}" for key, value in own.items())]
