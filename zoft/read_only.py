@@ -32,6 +32,7 @@ from zoft.backends import PANEL_BYTES, Move, Point, Target
 from zoft.backends.factored import thin_linear
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
+from zoft.few_rows import rows_wanted
 from zoft.scratch import ScratchStack
 from zoft.space import ParameterSpace, Slot
 from zoft.widened import can_widen, narrow, narrow_dtype, widen
@@ -178,6 +179,13 @@ class ReadOnlyView:
     ) -> tuple[Any, ...] | None:
         """Show displaced weights. Where they are a table of which a few rows are looked up: new arguments that find them."""
         self._ran.add(module)
+        wanted = rows_wanted(module, args)
+        if wanted is not None and module.bias is None:
+            slot = dict(self._held[module])["weight"]
+            if slot not in self._whole_pass:
+                self._displace_rows(module, "weight", slot, wanted, moves)
+                return (args[0], torch.arange(len(wanted), device=wanted.device))
+            return None
         hidden = self._large_now.get(module)
         shown = [(a, slot) for a, slot in self._held[module] if slot not in self._whole_pass and slot is not hidden]
         if shown and _is_look_up(module, args):
@@ -191,7 +199,7 @@ class ReadOnlyView:
     def _displace_rows(
         self, module: nn.Module, attribute: str, slot: Slot, ids: torch.Tensor, moves: tuple[Move, ...]
     ) -> None:
-        """Let an embedding show its displaced rows `ids`, one below the other."""
+        """Let an embedding, or a head of few wanted rows, show its displaced rows `ids`, one below the other."""
         self._filling = True
         try:
             target = Target(slot.weight, slot.window)

@@ -96,10 +96,11 @@ def test_the_loss_is_the_mean_of_the_examples_and_differentiable(causal):
 def test_logits_are_made_only_where_they_are_read(causal):
     made = []
     causal.get_output_embeddings().register_forward_hook(lambda *call: made.append(tuple(call[2].shape)))
-    for dataset, rows, kept in ((tiny.one_token_answers(), 4, 1), (tiny.longer_answers(), 9, 5)):
+    one_token, longer = (tiny.one_token_answers(), 4, 1, 3), (tiny.longer_answers(), 9, 5, tiny.VOCABULARY)
+    for dataset, rows, kept, outputs in (one_token, longer):
         with torch.no_grad():
             OBJECTIVE(causal, collator(dataset)(dataset.items))
-        assert made.pop() == (rows, kept, tiny.VOCABULARY) and not made
+        assert made.pop() == (rows, kept, outputs) and not made
 
 
 @pytest.mark.parametrize("name", tiny.MASKED)

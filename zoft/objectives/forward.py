@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from zoft.few_rows import can_give_rows, only_rows
+
+FEW = 4  # rows of a head are picked where they are at most a quarter of it
 Select = Callable[[torch.Tensor], torch.Tensor]  # hidden states [R, T, D] -> those that are needed [R, K, D]
 
 
@@ -44,6 +47,23 @@ def last_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Te
     if "logits_to_keep" in accepted_arguments(model):
         return call.model(**call.inputs, logits_to_keep=1).logits[:, -1]
     return _selected(call, lambda x: x[:, -1:], 1)[:, -1]
+
+
+def choice_logits(model: nn.Module, batch: Mapping[str, torch.Tensor], choices: torch.Tensor) -> torch.Tensor:
+    """[B, C]: logits of a causal LM at the last position, those of tokens `choices` [B, C] alone (where -1: any).
+
+    The head's other rows are not read, where the head is a plain linear layer.
+    """
+    ids = choices[choices >= 0].unique()
+    get, compiled = getattr(_inner(model), "get_output_embeddings", None), hasattr(model, "_orig_mod")
+    head = get() if get is not None and not compiled else None
+    if not can_give_rows(head) or len(ids) * FEW > head.weight.shape[0]:  # type: ignore[union-attr]
+        return last_logits(model, batch).gather(-1, choices.clamp(min=0))
+    with only_rows(head, ids):  # type: ignore[arg-type]
+        logits = last_logits(model, batch)
+    if logits.shape[-1] != len(ids):  # the head's weight was used without calling it
+        return logits.gather(-1, choices.clamp(min=0))
+    return logits.gather(-1, torch.searchsorted(ids, choices.clamp(min=int(ids[0]))))
 
 
 def mask_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from zoft.objectives.base import IGNORED, Batch, Objective, Scored
-from zoft.objectives.forward import head_logits, last_logits, logits_at, mask_logits
+from zoft.objectives.forward import choice_logits, head_logits, logits_at, mask_logits
 from zoft.objectives.shared_prompt import shared_log_likelihoods, shares_prompts, split
 
 
@@ -21,7 +21,8 @@ class CandidateLikelihood(Objective):
         loss = -s_gold + log sum_c exp(s_c)
 
     When all candidates are one token after the same prompt, the normaliser of p is the same for all of them and
-    cancels: the logits at one position serve as scores, and one row per example is enough. Masked LMs and
+    cancels: the logits at one position serve as scores, one row per example is enough, and so are the candidates' rows of
+    a causal model's head. Masked LMs and
     classification heads are read in the same way. Scores are the log softmax over the candidates, -inf where there is
     none.
     """
@@ -57,7 +58,8 @@ def one_position_scores(model: nn.Module, batch: Batch) -> torch.Tensor:
     elif "read_at" in batch:
         choices, logits = batch["choices"], mask_logits(model, batch)
     else:
-        choices, logits = batch["choices"], last_logits(model, batch)
+        choices = batch["choices"]
+        return choice_logits(model, batch, choices).float().masked_fill(choices < 0, -torch.inf)
     return of_choices(logits, choices)
 
 
