@@ -30,7 +30,7 @@ class Audit(TorchDispatchMode):
         """
         super().__init__()
         self._allowed = allowed
-        slots = [slot for slot in space.slots if slot.weight.numel()]
+        slots = [slot for slot in space.slots if slot.weight.numel() and slot.shard is None]  # gathering reads shards
         self._slots = sorted(slots, key=lambda slot: slot.weight.data_ptr())
         self._starts = [slot.weight.data_ptr() for slot in self._slots]
 

@@ -102,6 +102,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.directions = int(directions)
         self.spread = Spread(direction_groups)
         self.spread.check(self.directions, perturbation)
+        if self.space.sharded and (direction_groups > 1 or perturbation == "in_place"):
+            raise UsageError(
+                "a sharded model is gathered by all ranks at once, for the same points: leave zo_direction_groups at 1, and "
+                "take perturbation=read_only"
+            )
         self.estimator = make_estimator(estimator, eps=eps)
         self.estimator.check(self.directions)
         self.rule.check(self.source.at(0, self.directions))
@@ -117,7 +122,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._parts: list[Part] = []  # the micro-batches of the step to come
         self._request: Request | None = None  # of the governor, for the same step
         self._probing: ReadOnly | None = None
-        super().__init__([slot.weight for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
+        super().__init__([slot.parameter for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """The one group of all trained weights, made by the constructor.

@@ -81,7 +81,7 @@ class ReadOnlyView:
                     result = loss()
                 break
             except ReadOutside as error:
-                if error.slot in self._whole_pass:
+                if error.slot in self._whole_pass or error.slot.shard is not None:
                     raise UnsupportedModuleError(
                         f"{error.slot.name!r} is read by {error.operation} through a reference kept outside its module, which "
                         "a read-only perturbation cannot reach; freeze it or use perturbation=in_place"
@@ -139,7 +139,7 @@ class ReadOnlyView:
             slot = dict(shown).get("weight")
             if slot is None or slot in self._whole_pass or (factored and slot.window.total_columns == 1):
                 continue
-            if factored or slot.weight.nbytes > PANEL_BYTES:
+            if factored or slot.parameter.numel() * slot.weight.element_size() > PANEL_BYTES:
                 yield module, slot
 
     def _in_factors(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,7 @@ class ReadOnlyView:
         self._filling = True
         try:
             y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
-            return y + thin_linear(x, Target(slot.weight, slot.window), point).to(y.dtype)
+            return y + thin_linear(x, _shown(module, "weight", slot), point).to(y.dtype)
         finally:
             self._filling = False
 
@@ -160,7 +160,7 @@ class ReadOnlyView:
             return y
         self._filling = True
         try:
-            target = Target(slot.weight, slot.window)
+            target = _shown(module, "weight", slot)
             return self._space.backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
         finally:
             self._filling = False
@@ -202,9 +202,9 @@ class ReadOnlyView:
         """Let an embedding, or a head of few wanted rows, show its displaced rows `ids`, one below the other."""
         self._filling = True
         try:
-            target = Target(slot.weight, slot.window)
+            target = _shown(module, attribute, slot)
             rows = self._space.backend.perturbed_embedding(ids.unsqueeze(0), target, [moves[0].terms])
-            scratch = self._scratch.push(slot.weight.device, (ids.numel(), slot.weight.shape[1]), slot.weight.dtype)
+            scratch = self._scratch.push(slot.weight.device, (ids.numel(), target.weight.shape[1]), slot.weight.dtype)
             self._swapped.append(_Displaced(slot, scratch, [(module, attribute, module._parameters[attribute])]))
             module._parameters[attribute] = scratch.copy_(rows.view(scratch.shape))  # type: ignore[assignment]
         finally:
@@ -220,14 +220,15 @@ class ReadOnlyView:
         """Fill scratch (of another type, where one is named) with the displaced weight and let the owners show it."""
         self._filling = True
         try:
-            scratch = self._scratch.push(slot.weight.device, slot.weight.shape, dtype or slot.weight.dtype)
+            read = _shown(*owners[0], slot)
+            scratch = self._scratch.push(slot.weight.device, read.weight.shape, dtype or slot.weight.dtype)
             held = [(module, attribute, module._parameters[attribute]) for module, attribute in owners]
             self._swapped.append(_Displaced(slot, scratch, held))
             if dtype is None:
-                self._space.backend.axpby_(Target(slot.weight, slot.window, out=scratch), moves)
+                self._space.backend.axpby_(Target(read.weight, read.window, out=scratch), moves)
             else:
-                scratch.copy_(slot.weight)
-                self._space.backend.axpby_(Target(scratch, slot.window), moves)
+                scratch.copy_(read.weight)
+                self._space.backend.axpby_(Target(scratch, read.window), moves)
             for module, attribute in owners:
                 module._parameters[attribute] = scratch  # type: ignore[assignment]
         finally:
@@ -262,6 +263,13 @@ class ReadOnlyView:
         wide = {slot.name for module in self._wide for _, slot in self._held[module] if slot not in self._whole_pass}
         others = (slot.weight for slot in self._space.slots if slot.name not in wide)
         report_too_large(others, max(abs(term.scale) for term in point))
+
+
+def _shown(module: nn.Module, attribute: str, slot: Slot) -> Target:
+    """What the module is about to read, and its address: of a sharded parameter, the gathered one."""
+    if slot.shard is None:
+        return Target(slot.weight, slot.window)
+    return Target(slot.shard.shown(module, attribute, slot.name), slot.shard.whole)
 
 
 def _factored(point: Point) -> bool:

@@ -19,6 +19,7 @@ from zoft.checksum import checksum
 from zoft.directions import Window
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.naming import canonical_name, stream_ids
+from zoft.shards import Shard, is_sharded, part_of, reshard
 
 NORM_PANEL = 1 << 22  # elements that are in float64 at once
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -29,11 +30,21 @@ class Slot:
     """One trainable parameter: its tensor, its address, and every module attribute through which it is read."""
 
     name: str  # canonical
-    weight: nn.Parameter
-    window: Window
+    weight: torch.Tensor  # where it is sharded, the part that this process holds
+    window: Window  # of `weight`
     decays: bool  # weight decay applies: matrices that are not a norm's
     owners: tuple[tuple[nn.Module, str], ...]  # tied weights have several
     residual: torch.Tensor | None  # low-order bits beside a bfloat16 weight
+    shard: Shard | None = None
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """As the model holds it."""
+        return self.weight if self.shard is None else self.shard.parameter  # type: ignore[return-value]
+
+    def whole(self, part: torch.Tensor) -> torch.Tensor:
+        """The whole of `weight`, or of what lies beside it; of a sharded one, all processes must ask together."""
+        return part if self.shard is None else self.shard.gathered(part)
 
 
 class ParameterSpace:
@@ -65,6 +76,9 @@ class ParameterSpace:
             factored: directions may have thin factors.
         """
         self.rounding = Rounding(rounding)
+        sharded = any(is_sharded(weight) for weight in model.parameters())
+        self._sharded = model if sharded else None
+        self.reshard()
         trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not trainable:
             raise UsageError("there is nothing to train: every parameter of the model has requires_grad=False")
@@ -80,7 +94,8 @@ class ParameterSpace:
         chosen = backend(backend_name, self.device)
         self.backend: Backend = FactoredBackend(chosen) if factored else chosen
         self.torn = False  # a write has begun and was interrupted: no step leads to these weights
-        self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self.slots)
+        self._filled = tuple(slot for slot in self.slots if slot.weight.numel() or slot.shard is None)
+        self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self._filled)
 
         self.momenta: dict[str, torch.Tensor] = {}  # by canonical name
         if buffered:
@@ -92,10 +107,21 @@ class ParameterSpace:
     @property
     def elements(self) -> int:
         """d: the number of trainable elements."""
-        return sum(slot.weight.numel() for slot in self.slots)
+        return sum(slot.parameter.numel() for slot in self.slots)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this process holds parts of the weights only."""
+        return self._sharded is not None
+
+    def reshard(self) -> None:
+        """Free the gathered copies of a sharded model."""
+        if self._sharded is not None:
+            reshard(self._sharded)
 
     def move_(self, moves: Sequence[Move]) -> None:
         """Apply `moves` in order to every weight, rounding to storage after each."""
+        self.reshard()
         before, self.torn = self.torn, True
         for kind, run in groupby(moves, key=type):
             if kind is Move:
@@ -111,7 +137,7 @@ class ParameterSpace:
                 "this move goes through a momentum buffer, and the space was made without; pass buffered=True"
             )
         ageing = [Move(move.terms, move.keep)]
-        for target, slot in zip(self._targets, self.slots, strict=True):
+        for target, slot in zip(self._targets, self._filled, strict=True):
             buffer = self.momenta[slot.name]
             self.backend.axpby_(Target(buffer, slot.window, decays=True), ageing)
             add_(target, buffer, move, self.rounding)  # elementwise torch on any device: no backend has its own
@@ -121,7 +147,7 @@ class ParameterSpace:
         squares = (
             float(panel.to(torch.float64).square().sum())
             for slot in self.slots
-            for panel in slot.weight.detach().reshape(-1).split(NORM_PANEL)
+            for panel in slot.whole(slot.weight.detach()).reshape(-1).split(NORM_PANEL)
         )
         return math.sqrt(math.fsum(squares))
 
@@ -174,16 +200,18 @@ class ParameterSpace:
         """16 hex digits of blake2b over names, shapes, dtypes and all stored bytes: equal if and only if the weights are."""
         digest = hashlib.blake2b(digest_size=8)
         for slot in self.slots:
-            digest.update(f"{slot.name} {tuple(slot.weight.shape)} {slot.weight.dtype};".encode())
+            digest.update(f"{slot.name} {tuple(slot.parameter.shape)} {slot.weight.dtype};".encode())
             for stored in (slot.weight.detach(), slot.residual, self.momenta.get(slot.name)):
-                if stored is not None and stored.numel():
-                    digest.update(stored.contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+                if stored is not None and slot.parameter.numel():
+                    digest.update(slot.whole(stored).contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def checksum(self) -> int:
         """64 bits over all stored bytes, made on the weights' device: quicker than `fingerprint`, for comparing ranks."""
-        stored = ((slot.weight, slot.residual, self.momenta.get(slot.name)) for slot in self.slots)
-        return checksum(tensor for three in stored for tensor in three if tensor is not None)
+        stored = (
+            (slot, part) for slot in self.slots for part in (slot.weight, slot.residual, self.momenta.get(slot.name))
+        )
+        return checksum(slot.whole(part) for slot, part in stored if part is not None)
 
 
 def _zeros_like(weight: torch.Tensor) -> torch.Tensor:
@@ -210,7 +238,7 @@ def _merge_aliases(trainable: dict[str, nn.Parameter]) -> dict[str, list[nn.Para
     by_storage: dict[int, list[tuple[int, int, str]]] = defaultdict(list)
     merged: dict[str, list[nn.Parameter]] = {}
     for name, weight in trainable.items():
-        if weight.numel() == 0 or weight.device.type == "meta":
+        if weight.numel() == 0 or weight.device.type == "meta" or is_sharded(weight):
             merged[name] = [weight]
             continue
         start = weight.data_ptr()
@@ -259,7 +287,10 @@ def _slot(
                 "forward pass; set max_norm=None or freeze it"
             )
     is_norm = any("norm" in type(module).__name__.lower() for module, _ in holders)
+    part, window, shard = weight, Window.whole(stream, weight.shape), None
+    if is_sharded(weight):
+        part, window, shard = part_of(name, weight, stream)
     residual = None
     if rounding.residual_dtype is not None and weight.dtype is torch.bfloat16:
-        residual = torch.zeros(weight.shape, dtype=rounding.residual_dtype, device=weight.device)
-    return Slot(name, weight, Window.whole(stream, weight.shape), weight.ndim >= 2 and not is_norm, holders, residual)
+        residual = torch.zeros(part.shape, dtype=rounding.residual_dtype, device=part.device)
+    return Slot(name, part, window, weight.ndim >= 2 and not is_norm, holders, residual, shard)

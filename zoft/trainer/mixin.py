@@ -15,6 +15,7 @@ from torch import nn
 from zoft.distributed import name_the_lost
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
+from zoft.shards import is_sharded
 from zoft.spread import Spread
 from zoft.stability import Steering, govern
 from zoft.trainer.best import follow_best, mark_best
@@ -54,7 +55,13 @@ class ZOMixin(LightCheckpoints):
         if self.is_fsdp_enabled:
             raise UsageError(
                 "FSDP shards the weights after the optimizer was made, so no update would reach them; "
-                "start one process per GPU without FSDP (accelerate launch --multi_gpu …)"
+                "start one process per GPU without FSDP (accelerate launch --multi_gpu …), or shard the model with torch's "
+                "fully_shard and train it with zoft.ZOOptimizer in a loop of your own (docs/scaling.md)"
+            )
+        if any(is_sharded(weight) for weight in self.model.parameters()):
+            raise UsageError(
+                "the model is sharded, and Trainer's checkpoints and the log of a run are written by one process; train it with "
+                "zoft.ZOOptimizer in a loop of your own (docs/scaling.md)"
             )
         if self.args.n_gpu > 1:
             raise UsageError(

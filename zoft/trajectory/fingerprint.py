@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from zoft.naming import canonical_name
+from zoft.shards import is_sharded
 from zoft.space import ParameterSpace
 
 CHUNK = 1 << 24  # elements hashed at a time: a copy of at most this many exists beside the weights
@@ -26,9 +27,10 @@ def trained_fingerprint(space: ParameterSpace) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     for slot in space.slots:
-        _add(digest, slot.name, slot.weight)
-        if slot.residual is not None and bool(slot.residual.any()):
-            _add(digest, "residual", slot.residual)
+        _add(digest, slot.name, slot.whole(slot.weight))
+        residual = None if slot.residual is None else slot.whole(slot.residual)
+        if residual is not None and bool(residual.any()):
+            _add(digest, "residual", residual)
     return digest.hexdigest()
 
 
@@ -42,7 +44,7 @@ def frozen_fingerprint(model: nn.Module, space: ParameterSpace) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for name, weight in model.named_parameters():
         if id(weight) not in trained and "original_module" not in name.split("."):
-            _add(digest, canonical_name(name), weight)
+            _add(digest, canonical_name(name), weight.full_tensor() if is_sharded(weight) else weight)  # type: ignore[attr-defined]
     return digest.hexdigest()
 
 
@@ -55,7 +57,7 @@ def state_fingerprint(space: ParameterSpace, rule_state: dict[str, Any]) -> str:
     found: list[Any] = [rule_state]
     for slot in space.slots:
         stored = (slot.weight, slot.residual, space.momenta.get(slot.name))
-        found.append([slot.name, *(None if tensor is None else checksum(tensor) for tensor in stored)])
+        found.append([slot.name, *(None if tensor is None else checksum(slot.whole(tensor)) for tensor in stored)])
     return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

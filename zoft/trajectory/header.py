@@ -136,7 +136,7 @@ def describe(
 
 
 def _loaded_dtype(optimizer: ZOOptimizer) -> str:
-    trained = {id(slot.weight) for slot in optimizer.space.slots}
+    trained = {id(slot.parameter) for slot in optimizer.space.slots}
     frozen = (w for w in optimizer.model.parameters() if id(w) not in trained and w.is_floating_point())
     return str(next(frozen, optimizer.space.slots[0].weight).dtype).removeprefix("torch.")
 
@@ -144,7 +144,7 @@ def _loaded_dtype(optimizer: ZOOptimizer) -> str:
 def parameters(space: ParameterSpace) -> tuple[Parameter, ...]:
     """The trained parameters of a model in the log's words."""
     return tuple(
-        Parameter(slot.name, tuple(slot.weight.shape), str(slot.weight.dtype).removeprefix("torch."))
+        Parameter(slot.name, tuple(slot.parameter.shape), str(slot.weight.dtype).removeprefix("torch."))
         for slot in space.slots
     )
 

@@ -1,0 +1,37 @@
+"""Two processes with half of every weight each (FSDP2): the weights of one process, in `state_dict()`, after resume and replay."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).with_name("sharded_program.py")
+ROOT = PROGRAM.parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the program left."""
+    folder = tmp_path_factory.mktemp("sharded")
+    paths = f"{ROOT}{os.pathsep}{ROOT / 'kernels' / 'torch-ext'}"
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert (folder / "rank1.json").exists(), done.stderr[-4000:]
+    return folder
+
+
+@pytest.mark.parametrize("case", ["float32", "bfloat16"])
+def test_shards_end_as_one_process(folder: Path, case: str) -> None:
+    """Uneven rows, tied embeddings, a bias of one row; float32, and bfloat16 with residual bits and a momentum buffer."""
+    alone, first, second = (json.loads((folder / f"{n}.json").read_text())[case] for n in ("alone", "rank0", "rank1"))
+    for rank in (first, second):
+        assert {name: rank[name] for name in alone} == alone  # weights, state_dict, learning rate
+        assert {rank[name] for name in ("resumed", "replayed", "unsharded")} == {alone["print"]}
+    assert first["held"] != second["held"] and first["held"] + second["held"] == alone["elements"]
