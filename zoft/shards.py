@@ -56,6 +56,13 @@ def is_sharded(weight: torch.Tensor) -> bool:
     return hasattr(weight, "placements") and hasattr(weight, "device_mesh")
 
 
+def is_cut_itself(module: nn.Module) -> bool:
+    """Whether `fully_shard` was applied to this very module: its weights are cut again before our hooks run."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(module, FSDPModule)
+
+
 def part_of(name: str, weight: Any, stream: int) -> tuple[torch.Tensor, Window, Shard]:
     """(this process's memory, its address, its place) of a sharded parameter.
 

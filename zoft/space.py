@@ -19,7 +19,7 @@ from zoft.checksum import checksum
 from zoft.directions import Window
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.naming import canonical_name, stream_ids
-from zoft.shards import Shard, is_sharded, part_of, reshard
+from zoft.shards import Shard, is_cut_itself, is_sharded, part_of, reshard
 
 NORM_PANEL = 1 << 22  # elements that are in float64 at once
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -289,6 +289,12 @@ def _slot(
     is_norm = any("norm" in type(module).__name__.lower() for module, _ in holders)
     part, window, shard = weight, Window.whole(stream, weight.shape), None
     if is_sharded(weight):
+        for module, _ in holders:
+            if is_cut_itself(module):
+                raise UnsupportedModuleError(
+                    f"{name!r} belongs to a {type(module).__name__} to which fully_shard was applied itself; apply it to the "
+                    "block around that module"
+                )
         part, window, shard = part_of(name, weight, stream)
     residual = None
     if rounding.residual_dtype is not None and weight.dtype is torch.bfloat16:

@@ -1,4 +1,4 @@
-"""Two processes with half of every weight each (FSDP2): the weights of one process, in `state_dict()`, after resume and replay."""
+"""Two processes with half of every weight each (FSDP2): one process's weights, also in `state_dict()`, resumed and replayed."""
 
 from __future__ import annotations
 
@@ -35,3 +35,9 @@ def test_shards_end_as_one_process(folder: Path, case: str) -> None:
         assert {name: rank[name] for name in alone} == alone  # weights, state_dict, learning rate
         assert {rank[name] for name in ("resumed", "replayed", "unsharded")} == {alone["print"]}
     assert first["held"] != second["held"] and first["held"] + second["held"] == alone["elements"]
+
+
+def test_a_layer_that_is_sharded_by_itself_is_refused(folder: Path) -> None:
+    """Its weight is cut again before a hook could take the displaced copy away."""
+    said = json.loads((folder / "rank0.json").read_text())["leaf"]
+    assert "'weight' belongs to a FSDPLinear to which fully_shard was applied itself" in said

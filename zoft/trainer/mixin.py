@@ -58,10 +58,10 @@ class ZOMixin(LightCheckpoints):
                 "start one process per GPU without FSDP (accelerate launch --multi_gpu …), or shard the model with torch's "
                 "fully_shard and train it with zoft.ZOOptimizer in a loop of your own (docs/scaling.md)"
             )
-        if any(is_sharded(weight) for weight in self.model.parameters()):
+        if self.model is not None and any(is_sharded(weight) for weight in self.model.parameters()):
             raise UsageError(
-                "the model is sharded, and Trainer's checkpoints and the log of a run are written by one process; train it with "
-                "zoft.ZOOptimizer in a loop of your own (docs/scaling.md)"
+                "the model is sharded, and Trainer's checkpoints and the log of a run are written by one process; train it "
+                "with zoft.ZOOptimizer in a loop of your own (docs/scaling.md)"
             )
         if self.args.n_gpu > 1:
             raise UsageError(
