@@ -29,7 +29,7 @@ from torch import nn
 
 from zoft.audit import Audit, ReadOutside, tensors
 from zoft.backends import PANEL_BYTES, Move, Point, Target
-from zoft.backends.factored import thin_linear
+from zoft.backends.factored import thin
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.few_rows import rows_wanted
@@ -144,20 +144,28 @@ class ReadOnlyView:
 
     def _in_factors(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
         """The forward of a linear layer at w, and beside it that of the displacement through its factors."""
+        if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return self._displaced_forward(module, slot, point, x)
         self._filling = True
         try:
-            y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
-            return y + thin_linear(x, _shown(module, "weight", slot), point).to(y.dtype)
+            target = _shown(module, "weight", slot)
+            left, right = thin(point, target)
+            bias: Any = module.bias
+            weight = target.weight.detach()
+            return self._space.backend.low_rank(x.unsqueeze(0), weight, left, right, [1.0], bias).squeeze(0)
         finally:
             self._filling = False
+
+    def _displaced_forward(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
+        self._displace(slot, ((module, "weight"),), (Move(point),))
+        y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
+        self._pop()
+        return y
 
     def _in_panels(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
         """The forward of a linear layer, panel by panel of its weight."""
         if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
-            self._displace(slot, ((module, "weight"),), (Move(point),))
-            y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
-            self._pop()
-            return y
+            return self._displaced_forward(module, slot, point, x)
         self._filling = True
         try:
             target = _shown(module, "weight", slot)

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from tests.trajectory.runs import Tiny, loss, make, recorded, train
-from zoft.backends import Move, Rounding, Target, Term
-from zoft.backends.factored import thin_linear
+from zoft.backends import Move, Rounding, Term
 from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw, draw_rows, factors
 from zoft.directions.low_rank import orthonormal
 from zoft.errors import UsageError
@@ -128,19 +127,25 @@ def test_losses_through_the_factors_are_those_of_the_matrix_made_of_them(form: L
         torch.testing.assert_close(seen, model(ids), rtol=1e-6, atol=1e-6)  # signs of 2^-1/2 are float32 in the factors
 
 
-def test_a_linear_layer_is_not_displaced() -> None:
-    layer = nn.Linear(64, 48)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_linear_layer_is_not_displaced(dtype: torch.dtype) -> None:
+    """Scratch holds the bias alone; the result is that of float64 up to one rounding of it, and of x (A s) B'."""
+    layer = nn.Linear(64, 48, dtype=dtype)
     space = ParameterSpace(layer, factored=True)
-    (direction,) = DirectionSource(0, form=LowRank("low_rank", 1)).at(0)
+    point = tuple(Term(d, s) for d, s in zip(DirectionSource(0, form=FORMS[0]).at(0, 2), (0.5, 0.25), strict=True))
     view = ReadOnly(space)
-    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
-        (seen,) = view.losses([(Term(direction, 0.5),)], lambda: layer(x))
-        weight, bias = space.slots
-        thin = thin_linear(x, Target(weight.weight, weight.window), (Term(direction, 0.5),))
-        bent = layer.bias + 0.5 * draw(direction, bias.window).view(-1)
-        torch.testing.assert_close(seen, nn.functional.linear(x, layer.weight, bent) + thin)
-    assert view._view.scratch_bytes == layer.bias.nbytes
+        (seen,) = view.losses([point], lambda: layer(x))
+        bent = [slot.weight.double() for slot in space.slots]
+        for term in point:
+            bent = [
+                w + term.scale * draw(term.direction, s.window).double().view(w.shape)
+                for w, s in zip(bent, space.slots, strict=True)
+            ]
+        exact = nn.functional.linear(x.double(), bent[0], bent[1].to(dtype).double())
+    assert float((seen.double() - exact).abs().max()) < 8 * torch.finfo(dtype).eps * float(exact.abs().max())
+    assert view._view.scratch_bytes < layer.weight.nbytes / 8
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)

@@ -15,7 +15,7 @@ from zoft.directions import Direction, factors
 class FactoredBackend(Backend):
     """The ops of `zoft.backends.base` along directions of which some have a form.
 
-    A step's update forms A B^T panel by panel. Its losses need not: `thin_linear` takes x through the factors.
+    A step's update forms A B^T panel by panel. Its losses need not: `thin` gives the factors for `Backend.low_rank`.
     """
 
     def __init__(self, inner: Backend) -> None:
@@ -53,10 +53,10 @@ def _seen(terms: Point, target: Target) -> Point:
     return tuple(Term(replace(term.direction, form=None), term.scale) for term in terms)
 
 
-def thin_linear(x: torch.Tensor, target: Target, point: Point) -> torch.Tensor:
-    """x (sum_j s_j A_j B_j^T)^T, without the product of any two factors: x [..., columns] to [..., rows]."""
-    y = x.new_zeros(*x.shape[:-1], target.window.rows)
-    for term in point:
-        a, b = factors(term.direction, target.window, x.device)
-        y = y + (x @ b.to(x.dtype)) @ (a * term.scale).to(x.dtype).t()
-    return y
+def thin(point: Point, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors [1, rows, r] and [1, columns, r], in the weight's dtype, whose product is the whole displacement of a point."""
+    weight = target.weight
+    pairs = [(term.scale, *factors(term.direction, target.window, weight.device)) for term in point]
+    left = torch.cat([a * scale for scale, a, _ in pairs], dim=1)
+    right = torch.cat([b for _, _, b in pairs], dim=1)
+    return left.to(weight.dtype).unsqueeze(0), right.to(weight.dtype).unsqueeze(0)
