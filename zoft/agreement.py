@@ -53,7 +53,7 @@ def require_same_settings(settings: Mapping[str, object]) -> None:
     for index, name in enumerate(names):
         odd = odd_ones([row[index] for row in rows])
         if odd:
-            given = gather_texts(repr(settings[name]))
+            given = gather_texts(str(settings[name]))
             usual = next(value for rank, value in enumerate(given) if rank not in odd)
             raise UsageError(
                 f"{_ranks(odd)} in {name}: {given[odd[0]]}, not {usual}; start all processes with the same recipe and settings"
