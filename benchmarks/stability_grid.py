@@ -60,6 +60,7 @@ def one(run: RunSettings, lr: str, seed: int, changes: dict[str, Any], options: 
         model, lr=1.0 if lr == "auto" else float(lr), eps=settings.zo_eps, directions=settings.zo_directions,
         distribution=settings.zo_distribution, seed=seed, rule=settings.zo_rule, rule_settings=settings.rule_settings,
         weight_rounding=settings.weight_rounding, backend=settings.zo_backend,
+        estimator=settings.zo_estimator, form=settings.form,
     )  # fmt: skip
     govern(optimizer, settings, batch_fraction=options.batch / len(materials.train))
     bounds: dict[str, int] = {}
@@ -84,9 +85,10 @@ def one(run: RunSettings, lr: str, seed: int, changes: dict[str, Any], options: 
     governor = optimizer.governor
     metrics = {} if governor is None else {k.removeprefix("stability/"): v for k, v in governor.metrics().items()}
     extra = 0 if monitor is None else monitor.curvature.forwards
+    own = len(optimizer.estimator.population(optimizer.source.at(0, optimizer.directions)))  # forwards of a step
     return {
         "lr": lr, "seed": seed, **changes, "dev": curve, "test": round(accuracy(materials, materials.test), 4),
-        "forwards": 2 * settings.zo_directions * options.steps + extra, "extra_forwards": extra, "bounds": bounds,
+        "forwards": own * options.steps + extra, "extra_forwards": extra, "bounds": bounds,
         "lr_mean": [float(f"{sum(rates[i : i + every]) / every:.3g}") for i in range(0, options.steps, every)],
         "metrics": {name: float(f"{value:.4g}") for name, value in metrics.items()},
         "seconds": round(time.perf_counter() - start, 1),

@@ -16,7 +16,6 @@ class Request:
     """Losses wanted on this step's batch besides the estimator's own; no weight is written for them."""
 
     points: tuple[ProbePoint, ...] = ()
-    gaussian: bool = False  # law of the probes' directions; otherwise Rademacher
 
     @property
     def probes(self) -> int:

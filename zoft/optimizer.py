@@ -164,8 +164,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[float]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
-        distribution = Distribution.GAUSSIAN if request.gaussian else Distribution.RADEMACHER
-        probes = self.source.probes_at(self.steps, request.probes, distribution)
+        probes = self.source.probes_at(self.steps, request.probes)
         points: list[Point] = [tuple(Term(probes[i], scale) for i, scale in point) for point in request.points]
         if any(points) and self._probing is None:
             self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)

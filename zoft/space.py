@@ -144,12 +144,7 @@ class ParameterSpace:
 
     def norm(self) -> float:
         """The Euclidean norm of all trainable weights, accumulated in float64."""
-        squares = (
-            float(panel.to(torch.float64).square().sum())
-            for slot in self.slots
-            for panel in slot.whole(slot.weight.detach()).reshape(-1).split(NORM_PANEL)
-        )
-        return math.sqrt(math.fsum(squares))
+        return math.sqrt(math.fsum(sum_of_squares(slot.whole(slot.weight.detach())) for slot in self.slots))
 
     def residuals(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The low-order bits by parameter name: a checkpoint must carry them for an exact resume."""
@@ -212,6 +207,12 @@ class ParameterSpace:
             (slot, part) for slot in self.slots for part in (slot.weight, slot.residual, self.momenta.get(slot.name))
         )
         return checksum(slot.whole(part) for slot, part in stored if part is not None)
+
+
+def sum_of_squares(values: torch.Tensor) -> float:
+    """||values||^2 in float64, of which one panel is held at a time."""
+    panels = values.detach().reshape(-1).split(NORM_PANEL)
+    return math.fsum(float(panel.to(torch.float64).square().sum()) for panel in panels)
 
 
 def _zeros_like(weight: torch.Tensor) -> torch.Tensor:

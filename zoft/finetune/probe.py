@@ -118,6 +118,7 @@ def measure(config: RunConfig) -> Report:
     from zoft.stability.advice import advise
     from zoft.stability.monitor import Surroundings
     from zoft.stability.probes import Prober
+    from zoft.stability.reference import reference_norm
     from zoft.stability.theory import lambda_max_bracket
 
     check(config)
@@ -151,7 +152,8 @@ def measure(config: RunConfig) -> Report:
         prober, examples, radius, noise, zo.stability_probes or DEFAULT_PROBES, size / len(materials.train)
     )
     settings = rule(zo.zo_rule, **zo.rule_settings).settings()
-    around = Surroundings(settings, zo.zo_directions, zo.zo_eps, prober.space.elements, prober.space.norm())
+    norm = reference_norm(materials.model, prober.space)
+    around = Surroundings(settings, zo.zo_directions, zo.zo_eps, prober.space.elements, norm)
     advice = advise(measured, around, zo)
     asked = config.training.get("learning_rate")
     bracket = None

@@ -47,7 +47,7 @@ class Surroundings:
     directions: int  # q
     eps: float  # radius of the training pair [length]
     elements: int  # d, trainable weights
-    weights_norm: float  # ||w_0|| [length]
+    weights_norm: float  # ||w_0|| [length], see `zoft.stability.reference`
     batch_fraction: float = 0.0  # examples in a batch / examples there are; 0: far more than one batch
     base_lr: float = 1.0  # the schedule's learning rate before its factor; auto multiplies that factor alone
     rule_state: Callable[[], Mapping[str, Any]] = dict  # of the rule, before the step that is decided on

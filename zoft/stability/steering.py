@@ -112,12 +112,14 @@ def govern(
         )
     monitor = None
     if settings.stability != "off":
+        from zoft.stability.reference import reference_norm  # imports torch, which settings must not
+
         around = Surroundings(
             rule=optimizer.rule.settings(),
             directions=optimizer.directions,
             eps=optimizer.estimator.eps,
             elements=optimizer.space.elements,
-            weights_norm=optimizer.space.norm(),
+            weights_norm=reference_norm(optimizer.model, optimizer.space),
             base_lr=float(optimizer.defaults["lr"]),
             rule_state=lambda: optimizer.rule_state,
             batch_fraction=min(max(batch_fraction, 0.0), 1.0),
