@@ -151,7 +151,7 @@ def test_bad_recipes(folder, text, part):
 def test_unknown_recipes(folder):
     assert "unknown recipe 'opt-13b-sts2'; did you mean opt-13b-sst2" in refusal("recipe=opt-13b-sts2")
     message = refusal("recipe=zzz")
-    assert "there are " in message and "llama-3-8b-sst2, opt-1.3b-sst2" in message
+    assert "there are " in message and "llama-3-8b-sst2, minilm-sst2, opt-1.3b-sst2" in message
     assert "recipe my/own.yaml: no such file" in refusal("recipe=my/own.yaml")
 
 
