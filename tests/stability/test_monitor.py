@@ -170,6 +170,14 @@ def test_auto_measures_first_then_follows_the_best_step_and_never_stalls(landsca
     assert 0.0 < last < 0.2 * quick
 
 
+@pytest.mark.parametrize(("margin", "bound", "used"), [(0.1, "none", 0.1), (1.0, "descent", 0.2)])
+def test_a_margin_of_auto_beyond_twice_that_of_the_descent_edge_is_held_there(landscape, margin, bound, used) -> None:
+    run = landscape(stability_auto=True, stability_auto_margin=margin, stability_descent_margin=0.1)
+    for _ in range(200):
+        last = run(lr=1.0, halves=(1.6, 0.4)).lr
+    assert run.monitor.bound == bound and last == pytest.approx(used * 0.64 / 10.0, rel=1e-3)
+
+
 @pytest.mark.parametrize("trace", [-10.0, 0.0])
 @pytest.mark.parametrize(
     ("norm", "share", "length"), [(50.0, 0.02, 1.0), (50.0, None, 2.0**-4 * 10.0), (0.0, 0.02, 2.0**-4 * 10.0)]

@@ -28,7 +28,7 @@ class StabilitySettings:
     stability_lambda_max: float | None = None  # top eigenvalue of the Hessian, where it is known; None: not
     stability_noise: float | None = None  # most that one step's noise may cost, in units of the loss; None: no bound
     stability_auto: bool = False  # choose the learning rate, times the schedule; set by learning_rate=auto
-    stability_auto_margin: float = 0.1  # x q sf / Tr, the best single step
+    stability_auto_margin: float = 0.1  # x q sf / Tr, the best single step; at most 2 x stability_descent_margin counts
     stability_auto_steps: int = 20  # measuring steps before the first one that moves
     guard: Literal["off", "skip", "rewind"] = "skip"  # what happens to steps whose losses jump
     guard_threshold: float = 10.0  # in spreads of their own recent history
