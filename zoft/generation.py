@@ -1,4 +1,4 @@
-"""Free text from a causal language model: greedy, in batches, keys and values of the past kept."""
+"""Free text from a causal language model: greedy or drawn, in batches, keys and values of the past kept."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from torch import nn
 class Greedy:
     """The most likely token, again and again, until `stop` is written, the model ends its text, or the tokens are spent.
 
+    With a temperature T, tokens are drawn from softmax(logits / T) instead, with torch's generator.
+
     Prompts are padded on the left, so that every row's next token stands at the same place; padding is masked and
     positions count from each row's first real token, so a prompt's answer does not depend on its neighbours.
     """
@@ -22,6 +24,7 @@ class Greedy:
     tokenizer: Any
     max_new_tokens: int = 50
     stop: str | None = "\n"  # not part of the answer; None: only the model ends it
+    temperature: float = 0.0  # 0: nothing is drawn
 
     @cached_property
     def ends(self) -> list[int]:
@@ -51,8 +54,9 @@ class Greedy:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
+        drawn = {"temperature": self.temperature, "top_k": 0, "top_p": 1.0} if self.temperature else {}
         settings = GenerationConfig(
-            max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1, use_cache=True,
+            max_new_tokens=self.max_new_tokens, do_sample=bool(drawn), num_beams=1, use_cache=True, **drawn,
             eos_token_id=self.ends or None, pad_token_id=0 if pad is None else pad,
         )  # fmt: skip
         mode = inner.training

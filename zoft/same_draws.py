@@ -1,4 +1,4 @@
-"""One state of torch's generators for every evaluation of a loss, so that two losses differ by the weights alone.
+"""One state of all generators (torch, numpy, Python) for every evaluation of a loss: two losses differ by the weights alone.
 
 A loss may draw random numbers itself (noise, sampled masks, functional dropout that no training flag turns off). Between the
 two points of a pair such numbers would be a difference of their own: with standard deviation sigma it enters the slope as
@@ -7,12 +7,22 @@ sqrt(2) sigma / (2 eps), some hundred times sigma at eps = 2^-10.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+import numpy
 import torch
 
 T = TypeVar("T")
+
+
+class _States(NamedTuple):
+    """Where all generators stand."""
+
+    torch: list[torch.Tensor]  # of the CPU's generator, then of the devices'
+    numpy: Any
+    python: tuple[Any, ...]
 
 
 class SameDraws(Generic[T]):
@@ -34,7 +44,7 @@ class SameDraws(Generic[T]):
         self._loss = loss
         self._devices = sorted({device for device in devices if device.type not in ("cpu", "meta")}, key=str)
         self._start = self._states()
-        self._after: list[torch.Tensor] | None = None  # behind the first call that came to its end
+        self._after: _States | None = None  # behind the first call that came to its end
 
     def __call__(self) -> T:
         self._put(self._start)
@@ -48,13 +58,15 @@ class SameDraws(Generic[T]):
         if self._after is not None:
             self._put(self._after)
 
-    def _states(self) -> list[torch.Tensor]:
-        """Of the CPU's generator, then of the devices'."""
-        return [torch.get_rng_state(), *(torch.get_device_module(d).get_rng_state(*_which(d)) for d in self._devices)]
+    def _states(self) -> _States:
+        drawn = [torch.get_rng_state(), *(torch.get_device_module(d).get_rng_state(*_which(d)) for d in self._devices)]
+        return _States(drawn, numpy.random.get_state(), random.getstate())
 
-    def _put(self, states: list[torch.Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        for device, state in zip(self._devices, states[1:], strict=True):
+    def _put(self, states: _States) -> None:
+        numpy.random.set_state(states.numpy)
+        random.setstate(states.python)
+        torch.set_rng_state(states.torch[0])
+        for device, state in zip(self._devices, states.torch[1:], strict=True):
             torch.get_device_module(device).set_rng_state(state, *_which(device))
 
 

@@ -55,6 +55,9 @@ class RunSettings(TuningSettings):
     examples_per_label: int | None = None  # k-shot: this many of each label for training, and as many for dev
     split_seed: int = 0  # which examples; `seed` and `data_seed` are Transformers' own
     max_length: int | None = None  # tokens of prompt and answer; None: what the model can read
+    objective: Literal["task", "candidate_likelihood", "language_modelling"] = "task"  # task: the task's own
+    reward: str | None = None  # what training raises instead: a metric, arithmetic, or a function module:function
+    reward_temperature: float = 0.0  # at which free answers are drawn for a reward; 0: the most likely tokens
     method: Literal["zo", "mezo", "adamw", "lora-adamw"] = "zo"  # for comparison: MeZO's procedure; gradients
     seeds: list[int] | None = None  # one run for each, one after another; None: one run, by `seed`
     max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
@@ -76,6 +79,7 @@ class RunSettings(TuningSettings):
             check_data_file(name, getattr(self, name))
         if self.seeds is not None and (not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)):
             raise UsageError(f"seeds must be different whole numbers from 0 on, but {self.seeds} was given")
+        self._check_reward()
         if self.model is not None:
             check_model(self.model)
 
@@ -87,6 +91,24 @@ class RunSettings(TuningSettings):
             value = getattr(self, name)
             if isinstance(value, int) and value < least:
                 raise UsageError(f"{name} must be at least {least}, but {value} was given")
+
+    def _check_reward(self) -> None:
+        if not (self.reward_temperature >= 0 and self.reward_temperature < float("inf")):
+            raise UsageError(f"reward_temperature must be a number >= 0, but {self.reward_temperature} was given")
+        if self.reward is None:
+            if self.reward_temperature:
+                raise UsageError(
+                    "reward_temperature draws the answers that a reward scores; set reward, or leave it out"
+                )
+            return
+        if self.method in FIRST_ORDER:
+            raise UsageError(
+                f"reward={self.reward} has no gradient, which method={self.method} needs; use method=zo or mezo"
+            )
+        if self.store_features:
+            raise UsageError(
+                f"reward={self.reward}: store_features=true keeps what the likelihood's head reads; use store_features=false"
+            )
 
     @property
     def max_seconds(self) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,8 @@ from zoft.generation import Greedy
 from zoft.models import architecture_of, context_length, has_head, load_model, load_tokenizer
 from zoft.objectives import Objective, objective
 from zoft.pooling import add_mean_layer
+from zoft.rewards import RewardObjective, Scoring
+from zoft.rewards.table import find_reward
 from zoft.tasks import Architecture, Example, Splits, Task, load_splits, resolve
 from zoft.tasks.collate import Collator
 from zoft.tasks.encoded import EncodedDataset
@@ -35,8 +38,29 @@ class Materials:
     collator: Collator
     objective: Objective
     greedy: Greedy | None  # how answers are written, where they are free text
+    scoring: Scoring | None  # of answers, where a reward is what training raises
     notes: tuple[str, ...]  # what a user should know about the data, in words
     own_start: bool = False  # training starts from more than the base model: an adapter, a new head, one of its own
+    temperature: float = 0.0  # at which answers are drawn for a reward
+
+    @cached_property
+    def aim(self) -> Objective:
+        """What zeroth-order training takes the losses of: the objective, or the reward.
+
+        Raises:
+            UsageError: the training set's answers cannot be scored.
+        """
+        if self.scoring is None:
+            return self.objective
+        writer = None if self.greedy is None else replace(self.greedy, temperature=self.temperature)
+        return RewardObjective(self.scoring, self.objective, self.train.examples, writer)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics of an evaluation: the task's, after the reward's where that is one of them."""
+        if self.scoring is None or self.scoring.reward is not None:
+            return self.task.metrics
+        return (self.scoring.name, *(name for name in self.task.metrics if name != self.scoring.name))
 
 
 def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
@@ -51,8 +75,11 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
     assert run.model is not None, "load_config sees to it"
     folder = _quickstart_model() if run.model == QUICKSTART else run.model
     architecture = architecture_of(folder)
+    if run.reward is not None:
+        find_reward(run.reward)  # a name that is not one is known before data and model are read
     tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
     task, splits = _data(run, architecture, tokenizer)
+    task = _aimed(task, run, architecture)
     model = load_model(
         folder,
         dtype=run.dtype,
@@ -85,7 +112,22 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
     widest = Collator.of(max((train, dev, test), key=lambda part: part.max_candidates), tokenizer, length)
     greedy = Greedy(tokenizer, task.max_new_tokens, task.stop) if task.generates else None
     aim = objective(task.objective)
-    return Materials(model, tokenizer, task, train, dev, test, widest, aim, greedy, tuple(notes), own_start)
+    scoring = None if run.reward is None else Scoring.of(run.reward, task.generates)
+    return Materials(
+        model,
+        tokenizer,
+        task,
+        train,
+        dev,
+        test,
+        widest,
+        aim,
+        greedy,
+        scoring,
+        tuple(notes),
+        own_start,
+        run.reward_temperature,
+    )
 
 
 def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:
@@ -114,6 +156,21 @@ def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple
         split_seed=run.split_seed,
     )
     return task, splits
+
+
+def _aimed(task: Task, run: RunSettings, architecture: Architecture) -> Task:
+    """The task with the objective that the run asks for.
+
+    Raises:
+        UsageError: the task, or the model, has no such objective.
+    """
+    if run.objective in ("task", task.objective):
+        return task
+    if run.objective == "candidate_likelihood":
+        raise UsageError(f"objective=candidate_likelihood: task {task.name} has no candidates to choose from")
+    if architecture != "causal":
+        raise UsageError(f"objective=language_modelling needs a causal model, not a {architecture} one")
+    return replace(task, objective=run.objective)
 
 
 def _num_dev(run: RunSettings, task: Task) -> int | None:

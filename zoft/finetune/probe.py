@@ -122,6 +122,8 @@ def measure(config: RunConfig) -> Report:
     from zoft.stability.theory import lambda_max_bracket
 
     check(config)
+    if config.run.reward is not None:
+        raise UsageError(f"reward={config.run.reward} is a step function, which has no curvature; leave reward out")
     materials, zo = gather_materials(config.run), config.zo
     micro = int(config.training.get("per_device_train_batch_size", 16))
     size = min(micro * int(config.training.get("gradient_accumulation_steps", 1)), len(materials.train))

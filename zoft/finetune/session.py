@@ -22,9 +22,10 @@ from zoft.finetune.features import StoredFeatures
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.seeds import Spread, table, with_seed
-from zoft.finetune.summary import Summary, closing_words, step_bytes
+from zoft.finetune.summary import Summary, closing_words, first_batch, step_bytes
 from zoft.finetune.task_trainer import TRAINERS, TaskEvaluation
 from zoft.perturb import perturbation
+from zoft.rewards import RewardObjective
 from zoft.space import ParameterSpace
 from zoft.trainer import ZOConfig
 from zoft.trajectory.publish import START
@@ -51,12 +52,15 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
         materials = gather_materials(config.run)
     _rehearse(config, materials)
     trainer = _trainer(config, args, materials)
+    first_score = _rehearse_reward(trainer, materials)
     folder = Path(args.output_dir)
     speak = trainer.is_world_process_zero()
     if speak:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "settings.json").write_text(json.dumps(config.settings(), indent=1))
         print(opening_words(config, trainer, materials))
+        if first_score is not None:
+            print(f"reward={config.run.reward}: {first_score:.3f} on a first batch")
         if materials.own_start and not (folder / START).is_dir():  # a resumed run began where it began
             materials.model.save_pretrained(folder / START)  # type: ignore[operator]
 
@@ -171,6 +175,17 @@ def _rehearse(config: RunConfig, materials: Materials) -> None:
         perturbation(config.zo.perturbation, space, eps=config.zo.zo_eps, distribution=distribution)
 
 
+def _rehearse_reward(trainer: TaskEvaluation, materials: Materials) -> float | None:
+    """The mean reward of a first batch, taken once the model is where it trains; None: there is no reward.
+
+    Raises:
+        UsageError: the reward raised, or returned what is no score.
+    """
+    if not isinstance(materials.aim, RewardObjective):
+        return None
+    return materials.aim.rehearse(materials.model, first_batch(trainer, materials))
+
+
 def _trainer(config: RunConfig, args: TrainingArguments, materials: Materials) -> TaskEvaluation:
     if args.eval_strategy != "no" and not len(materials.dev):
         args.eval_strategy = "no"
@@ -178,13 +193,14 @@ def _trainer(config: RunConfig, args: TrainingArguments, materials: Materials) -
     return TRAINERS[config.run.method](
         materials.model,
         args,
-        objective=materials.objective,
+        objective=materials.objective if config.run.method in FIRST_ORDER else materials.aim,
         data_collator=materials.collator,
         train_dataset=materials.train,  # type: ignore[arg-type]
         eval_dataset=materials.dev if len(materials.dev) else None,  # type: ignore[arg-type]
         processing_class=materials.tokenizer,
-        metrics=materials.task.metrics,
-        greedy=materials.greedy if materials.task.metrics else None,
+        metrics=materials.metrics,
+        greedy=materials.greedy if materials.metrics else None,
+        scoring=materials.scoring,
         callbacks=callbacks,
     )
 

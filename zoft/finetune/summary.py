@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoft.config import RunConfig
+from zoft.config.run import FIRST_ORDER
 
 if TYPE_CHECKING:
     from zoft.finetune.materials import Materials
@@ -143,12 +144,11 @@ def step_bytes(method: str, trainer: TaskEvaluation, materials: Materials) -> in
     """Peak bytes of tensors in one step of `method` on this model, its trained weights, and the first training batch."""
     from zoft.report.memory import adamw_step_bytes, mezo_step_bytes, zo_step_bytes
 
-    size = trainer.args.per_device_train_batch_size
-    batch: Any = materials.collator(materials.train[:size])
-    batch = {name: value.to(trainer.args.device) for name, value in batch.items()}
+    batch = first_batch(trainer, materials)
+    aim = materials.objective if method in FIRST_ORDER else materials.aim
 
     def loss(model: Any) -> Any:
-        return materials.objective(model, batch)
+        return aim(model, batch)
 
     if method == "zo":
         arguments: Any = trainer.args  # a ZOConfig, whose settings these are
@@ -160,3 +160,9 @@ def step_bytes(method: str, trainer: TaskEvaluation, materials: Materials) -> in
         }  # fmt: skip
         return zo_step_bytes(materials.model, loss, as_set=True, **settings)
     return (mezo_step_bytes if method == "mezo" else adamw_step_bytes)(materials.model, loss, as_set=True)
+
+
+def first_batch(trainer: TaskEvaluation, materials: Materials) -> dict[str, Any]:
+    """The first training examples as training will read them, on the device."""
+    batch: Any = materials.collator(materials.train[: trainer.args.per_device_train_batch_size])
+    return {name: value.to(trainer.args.device) for name, value in batch.items()}

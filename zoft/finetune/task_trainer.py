@@ -11,6 +11,7 @@ from torch import nn
 from zoft.evaluate import outcomes_of
 from zoft.generation import Greedy, prompts_of
 from zoft.metrics import metric
+from zoft.rewards import Scoring
 from zoft.tasks.encoded import EncodedDataset
 from zoft.trainer import MeZOTrainer, ZOTrainer
 from zoft.trainer.objective_trainer import ObjectiveTrainer
@@ -23,17 +24,26 @@ class TaskEvaluation(ObjectiveTrainer):
         UsageError: as the trainer that it is put before; an unknown metric.
     """
 
-    def __init__(self, *args: Any, metrics: Sequence[str] = (), greedy: Greedy | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        metrics: Sequence[str] = (),
+        greedy: Greedy | None = None,
+        scoring: Scoring | None = None,
+        **kwargs: Any,
+    ) -> None:
         """
         Args:
             args and kwargs: `ObjectiveTrainer`'s.
             metrics: names of `zoft.metrics`; empty: the loss alone.
             greedy: how answers are written where they are free text.
+            scoring: a user's reward, whose mean is then the metric `reward`, the first one.
         """
         self.measures = {name: metric(name) for name in metrics}
         self.greedy = greedy
+        self.scoring = scoring if scoring is not None and scoring.reward is not None else None
         self._asked: EncodedDataset | None = None
-        super().__init__(*args, compute_metrics=self._metrics if metrics else None, **kwargs)
+        super().__init__(*args, compute_metrics=self._metrics if metrics or self.scoring else None, **kwargs)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.evaluation_loop`."""
@@ -57,8 +67,11 @@ class TaskEvaluation(ObjectiveTrainer):
         numbers = prediction.label_ids.tolist()
         answers = prediction.predictions
         said = self.greedy.texts(answers) if self.greedy is not None else answers.argmax(axis=-1).tolist()
+        found = {}
+        if self.scoring is not None:
+            found["reward"] = self.scoring.mean([self._asked.examples[number] for number in numbers], said)
         outcomes = outcomes_of(self._asked, numbers, said)
-        return {name: measure(outcomes) for name, measure in self.measures.items()}
+        return {**found, **{name: measure(outcomes) for name, measure in self.measures.items()}}
 
 
 class TaskTrainer(TaskEvaluation, ZOTrainer):

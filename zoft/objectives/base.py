@@ -39,6 +39,10 @@ class Objective(ABC):
         """The score of each candidate, [B, C] float32."""
         return self.evaluate(model, batch).scores
 
+    def metrics(self) -> dict[str, float]:
+        """What the objective adds to the log, over the losses since the last call."""
+        return {}
+
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The mean loss over the examples, float32 and without dimensions."""
         return self.losses(model, batch).mean()

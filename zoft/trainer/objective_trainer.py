@@ -45,6 +45,12 @@ class ObjectiveTrainer(Trainer):
         loss = self.objective(model, inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
 
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.log`, with what the objective says of itself beside the loss."""
+        if self.objective is not None and "loss" in logs:
+            logs = {**logs, **getattr(self.objective, "metrics", dict)()}
+        super().log(logs, *args, **kwargs)
+
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
