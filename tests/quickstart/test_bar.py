@@ -53,7 +53,7 @@ def accuracy(model, batches) -> float:
 def test_the_language_model_predicts_like_minded_words(folder):
     manifest = read_manifest(folder)
     assert manifest is not None
-    assert manifest.like_minded >= ENOUGH
+    assert manifest.ability >= ENOUGH
 
 
 def test_the_recipe_stays_within_what_is_promised():

@@ -12,7 +12,7 @@ from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 
 FILTERS = ("model", "task", "fits")
-SMALL = 1e9  # bytes that the offline worlds (quickstart, eos) stay under
+SMALL = 1e9  # bytes that the offline worlds (quickstart, arithmetic, eos) stay under
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -87,7 +87,7 @@ def step_bytes(recipe: Recipe) -> float | None:
     """Peak bytes of a step as the book computes them; None: not known."""
     settings, model = recipe.settings(), _model_of(recipe)
     if model is None:
-        return SMALL if settings.get("task") == "eos" or settings.get("model") == "quickstart" else None
+        return SMALL if settings.get("task") == "eos" or settings.get("model") in ("quickstart", "arithmetic") else None
     tokens = 512 if settings.get("task") in LONG else 128
     return model.step_bytes(str(settings.get("dtype", "float32")), int(settings["per_device_train_batch_size"]), tokens)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -23,6 +25,7 @@ from zoft.tasks.prepare import encode_task
 from zoft.tuning.table import apply_tuning
 
 QUICKSTART = "quickstart"
+WORLDS = {"quickstart": "zoft.quickstart", "arithmetic": "zoft.quickstart.arithmetic"}  # offline: a model and its task
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
         UsageError: a file, column, label or setting is wrong; the message names it.
     """
     assert run.model is not None, "load_config sees to it"
-    folder = _quickstart_model() if run.model == QUICKSTART else run.model
+    folder = str(_of_world(run.model, "model").prepare()) if run.model in WORLDS else run.model
     architecture = architecture_of(folder)
     if run.reward is not None:
         find_reward(run.reward)  # a name that is not one is known before data and model are read
@@ -131,10 +134,9 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
 
 
 def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:
-    if run.task == QUICKSTART:
-        from zoft.quickstart.task import QUICKSTART as task
-        from zoft.quickstart.task import examples
-
+    if run.task in WORLDS:
+        world = _of_world(run.task, "task")
+        task, examples = getattr(world, run.task.upper()), world.examples
         train, dev, test = (
             tuple(examples(name))[:number]
             for name, number in (("train", run.num_train), ("dev", _num_dev(run, task)), ("test", run.num_test))
@@ -177,7 +179,6 @@ def _num_dev(run: RunSettings, task: Task) -> int | None:
     return task.num_dev if run.num_dev == "auto" else run.num_dev
 
 
-def _quickstart_model() -> str:
-    from zoft.quickstart.model import prepare
-
-    return str(prepare())
+def _of_world(name: str, part: str) -> ModuleType:
+    """The module that makes a world's model, or its task."""
+    return importlib.import_module(f"{WORLDS[name]}.{part}")

@@ -1,4 +1,4 @@
-"""The small language model as an ordinary Hugging Face folder, made once per recipe and kept in a per-user cache.
+"""A small language model as an ordinary Hugging Face folder, made once per recipe and kept in a per-user cache.
 
 A folder in the cache is either whole or not used: it is built under a temporary name and renamed, its manifest
 lists the sha256 of every file, and a folder that does not agree with its manifest is built again. One process
@@ -24,21 +24,35 @@ MANIFEST = "zoft-manifest.json"
 ENOUGH = 0.95  # share of like-minded words on the probe split
 ATTEMPTS = 3  # seeds tried before giving up
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
+Learn = Callable[[Progress], tuple[Any, Any, float, int]]  # model, tokenizer, what it can do in [0, 1], seed
 
 
 @dataclass(frozen=True)
 class Manifest:
     """What a finished folder says of itself."""
 
-    like_minded: float  # share of probe reviews followed by an opinion of their own sentiment
+    ability: float  # share of the probe that it gets right: reviews followed by an opinion of their own sentiment, say
     seed: int  # the pretraining seed that reached it
     files: dict[str, str]  # name -> sha256
 
 
 def prepare(cache_dir: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> Path:
-    """The folder of the model, built first where it is missing or damaged.
+    """The folder of the model, built first where it is missing or damaged; as `keep`."""
+    return keep("quickstart", recipe_hash(), lambda steps: _learn(build_world(), steps), cache_dir, progress)
+
+
+def keep(
+    name: str,
+    digest: str,
+    learn: Learn,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """The folder of a model, built first where it is missing or damaged.
 
     Args:
+        name, digest: of the folder; the digest is over all that decides its bytes.
+        learn: makes the model.
         cache_dir: where folders are kept; None: ``$ZOFT_CACHE``, or ``$XDG_CACHE_HOME/zoft``, or ``~/.cache/zoft``.
         progress: called after every pretraining step; not called at all when the folder is already there.
 
@@ -49,14 +63,14 @@ def prepare(cache_dir: str | os.PathLike[str] | None = None, progress: Progress 
     from filelock import FileLock
 
     root = cache_root(cache_dir)
-    folder = root / f"quickstart-{recipe_hash()}"
+    folder = root / f"{name}-{digest}"
     if read_manifest(folder) is not None:
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f"{folder.name}.lock"):
             if read_manifest(folder) is None:  # nobody built it while this process waited
-                _build(folder, progress or (lambda done, total: None))
+                _build(folder, learn, progress or (lambda done, total: None))
     except OSError as error:
         raise UsageError(f"cannot write the cache {root} ({error}); name another folder in ZOFT_CACHE") from error
     return folder
@@ -87,7 +101,7 @@ def recipe_hash() -> str:
         "sizes": asdict(Sizes()),
         "bar": [ENOUGH, ATTEMPTS],
         "versions": [torch.__version__, transformers.__version__],
-        "format": 1,
+        "format": 2,
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -102,14 +116,14 @@ def read_manifest(folder: Path) -> Manifest | None:
     return manifest if whole else None
 
 
-def _build(folder: Path, progress: Progress) -> None:
-    model, tokenizer, like_minded, seed = _learn(build_world(), progress)
+def _build(folder: Path, learn: Learn, progress: Progress) -> None:
+    model, tokenizer, ability, seed = learn(progress)
     building = Path(tempfile.mkdtemp(prefix=f"{folder.name}.building-", dir=folder.parent))
     try:
         model.save_pretrained(building)
         tokenizer.save_pretrained(building)
         files = {path.name: _sha256(path) for path in sorted(building.iterdir())}
-        manifest = Manifest(like_minded, seed, files)
+        manifest = Manifest(ability, seed, files)
         (building / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1), encoding="utf-8")
         building.chmod(0o755)  # mkdtemp's 0o700 would lock others out of a shared cache
         if folder.exists():  # damaged, or it would have been returned

@@ -41,12 +41,12 @@ class Pretraining:
     weight_decay: float = 0.1
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: Sequence[str]) -> PreTrainedTokenizerFast:
     """One token a word; a text starts with ``</s>``, as OPT's tokenizer does it."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = (*SPECIAL_WORDS, *vocabulary())
+    words = (*SPECIAL_WORDS, *vocabulary)
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -60,17 +60,30 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def pretrain(
     corpus: Sequence[Review], setting: Pretraining, on_step: Callable[[int], None] = lambda step: None
 ) -> tuple[OPTForCausalLM, PreTrainedTokenizerFast]:
-    """A model that has read the corpus. Afterwards the rows of the two unread label words are set to the mean row.
+    """A model that has read the reviews. Afterwards the rows of the two unread label words are set to the mean row.
 
     A word that never occurs is only ever pushed away by the softmax, and where it ends up is an accident of its
     first value. The mean row is where Transformers, too, starts a word added to a vocabulary; and as both words get
     the same row, the model gives both the same probability whatever it reads: it cannot know which is which before
     it is fine-tuned.
     """
+    model, tokenizer = read([review.document for review in corpus], vocabulary(), setting, on_step)
     with _alone(setting.seed):
-        tokenizer = make_tokenizer()
+        _introduce_label_words(model, tokenizer)
+    return model, tokenizer
+
+
+def read(
+    texts: Sequence[str],
+    vocabulary: Sequence[str],
+    setting: Pretraining,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> tuple[OPTForCausalLM, PreTrainedTokenizerFast]:
+    """A model of these words that has read the texts."""
+    with _alone(setting.seed):
+        tokenizer = make_tokenizer(vocabulary)
         model = _new_model(setting, tokenizer)
-        ids, mask = _encode([review.document for review in corpus], tokenizer)
+        ids, mask = _encode(texts, tokenizer)
         generator = torch.Generator().manual_seed(setting.seed)
         matrices = [weight for weight in model.parameters() if weight.dim() > 1]
         vectors = [weight for weight in model.parameters() if weight.dim() <= 1]
@@ -93,24 +106,27 @@ def pretrain(
             optimizer.step()
             optimizer.zero_grad()
             on_step(step + 1)
-        _introduce_label_words(model, tokenizer)
         return model.eval(), tokenizer
 
 
-@torch.no_grad()
 def like_minded_share(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, reviews: Sequence[Review]) -> float:
     """Share, in [0, 1], of reviews after whose prompt the most probable word is an opinion of their sentiment."""
-    ids, mask = _encode([review.prompt for review in reviews], tokenizer, end=False)
+    predicted = next_words(model, tokenizer, [review.prompt for review in reviews])
+    right = sum(word in OPINIONS[review.sentiment] for word, review in zip(predicted, reviews, strict=True))
+    return right / len(reviews)
+
+
+@torch.no_grad()
+def next_words(model: OPTForCausalLM, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[str]:
+    """The most likely word after each text."""
+    ids, mask = _encode(texts, tokenizer, end=False)
     predicted = []
     for start in range(0, len(ids), 256):
         rows, seen = ids[start : start + 256], mask[start : start + 256]
         logits = model(input_ids=rows, attention_mask=seen, use_cache=False).logits
         last = logits[torch.arange(len(rows)), seen.sum(1) - 1]  # [b, vocabulary]
         predicted += last.argmax(-1).tolist()
-    ids_of = tokenizer.get_vocab()
-    opinions = [{ids_of[word] for word in words} for words in OPINIONS]
-    right = sum(word in opinions[review.sentiment] for word, review in zip(predicted, reviews, strict=True))
-    return right / len(reviews)
+    return list(tokenizer.convert_ids_to_tokens(predicted))
 
 
 @contextmanager
