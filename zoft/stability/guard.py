@@ -67,10 +67,10 @@ class Guard:
         square = math.fsum(p * p for p in evidence.slopes) / len(evidence.slopes)
         finite = math.isfinite(evidence.loss) and math.isfinite(square)
         self.climbed = False
-        if finite and not square:  # all losses equal, as scores may be: nothing moves, nothing is learnt of the scatter
-            self._row = 0
-            return "pass"
         if finite and not self._far(evidence.loss, square):
+            if not square:  # all losses equal, as scores may be: nothing moves, nothing is learnt of the scatter
+                self._row = 0
+                return "pass"
             self._remember(evidence.loss, square)
             self.climbed = self.may_rewind and self.rise is not None and self._slow > self.rise * self._least()
             self.refused += self.climbed
