@@ -9,14 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoft.checksum import checksum
 from zoft.naming import canonical_name
 from zoft.shards import is_sharded
 from zoft.space import ParameterSpace
 
 CHUNK = 1 << 24  # elements hashed at a time: a copy of at most this many exists beside the weights
-PANEL = 1 << 22  # elements of a checksum that are 64-bit integers at once
-GOLDEN = 0x9E3779B97F4A7C15 - (1 << 64)  # 2^64 / golden ratio, odd, as a signed number
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 
 def trained_fingerprint(space: ParameterSpace) -> str:
@@ -57,29 +55,8 @@ def state_fingerprint(space: ParameterSpace, rule_state: dict[str, Any]) -> str:
     found: list[Any] = [rule_state]
     for slot in space.slots:
         stored = (slot.weight, slot.residual, space.momenta.get(slot.name))
-        found.append([slot.name, *(None if tensor is None else checksum(slot.whole(tensor)) for tensor in stored)])
+        found.append([slot.name, *(None if tensor is None else checksum([slot.whole(tensor)]) for tensor in stored)])
     return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def checksum(tensor: torch.Tensor) -> int:
-    """sum_i mix(b_i, i) mod 2^64 over the elements' bits b_i: exact, so the same on every device and in every order.
-
-    `mix` multiplies by odd numbers with a shift between (as MurmurHash3 ends), a bijection of b_i for every i: a change of
-    one element always changes the sum, changes of several go unseen about once in 2^64.
-
-    >>> one, other = torch.tensor([1.0, 2.0]), torch.tensor([2.0, 1.0])
-    >>> checksum(one) == checksum(one.clone()), checksum(one) == checksum(other), checksum(one) == checksum(-one)
-    (True, False, False)
-    """
-    bits = tensor.detach().reshape(-1).view(INTEGERS[tensor.element_size()])
-    total = 0
-    for start in range(0, bits.numel(), PANEL):
-        mixed = torch.arange(start, start + bits[start : start + PANEL].numel(), device=bits.device).mul_(GOLDEN)
-        mixed.bitwise_xor_(bits[start : start + PANEL].to(torch.int64))
-        for _ in range(2):
-            mixed.bitwise_xor_((mixed >> 33).bitwise_and_((1 << 31) - 1)).mul_(GOLDEN)  # a shift without sign
-        total += int(mixed.sum())
-    return total % (1 << 64)
 
 
 def _add(digest: Any, name: str, tensor: torch.Tensor) -> None:
