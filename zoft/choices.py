@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from types import NoneType
@@ -23,6 +24,16 @@ def check_choices(settings: Any) -> None:
         value = getattr(settings, name)
         if not words or value in words or (value is None and NoneType in options):
             continue
-        near = get_close_matches(str(value).lower(), words, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"{name} must be one of {', '.join(words)}, but {value!r} was given{hint}")
+        raise UsageError(
+            f"{name} must be one of {', '.join(words)}, but {value!r} was given{nearest(str(value), words)}"
+        )
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """A clause to append to an error, or an empty string when nothing is near.
+
+    >>> nearest("Acuracy", ["accuracy", "f1"]), nearest("zzz", ["accuracy"])
+    ('; did you mean accuracy?', '')
+    """
+    near = get_close_matches(word.lower(), list(words), n=1)
+    return f"; did you mean {near[0]}?" if near else ""

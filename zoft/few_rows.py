@@ -17,11 +17,8 @@ from torch.nn import functional
 
 
 def can_give_rows(layer: object) -> bool:
-    """Is `layer` torch's own linear layer, or one whose forward says that it `takes_rows`?"""
-    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward:
-        return False
-    own = vars(layer).get("forward")
-    return own is None or getattr(own, "takes_rows", False)
+    """Is `layer` torch's own linear layer, with torch's own forward?"""
+    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and "forward" not in vars(layer)
 
 
 @contextmanager

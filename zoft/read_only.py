@@ -109,8 +109,7 @@ class ReadOnlyView:
             for slot in self._whole_pass if point else ():
                 self._displace(slot, slot.owners, moves)
             for module, slot in self._large_now.items():
-                through = self._in_factors if _factored(point) else self._in_panels
-                module.forward = functools.partial(through, module, slot, point)
+                module.forward = functools.partial(self._in_parts, module, slot, point)
             for module in wide:
                 before = functools.partial(self._swap_wide, moves=moves)
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -142,34 +141,21 @@ class ReadOnlyView:
             if factored or slot.parameter.numel() * slot.weight.element_size() > PANEL_BYTES:
                 yield module, slot
 
-    def _in_factors(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
-        """The forward of a linear layer at w, and beside it that of the displacement through its factors."""
+    def _in_parts(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
+        """The forward of a linear layer: panel by panel of its displaced weight, or at w and beside it through thin factors."""
         if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
-            return self._displaced_forward(module, slot, point, x)
+            self._displace(slot, ((module, "weight"),), (Move(point),))
+            y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
+            self._pop()
+            return y
         self._filling = True
         try:
-            target = _shown(module, "weight", slot)
+            target, backend = _shown(module, "weight", slot), self._space.backend
+            if not _factored(point):
+                return backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
             left, right = thin(point, target)
             bias: Any = module.bias
-            weight = target.weight.detach()
-            return self._space.backend.low_rank(x.unsqueeze(0), weight, left, right, [1.0], bias).squeeze(0)
-        finally:
-            self._filling = False
-
-    def _displaced_forward(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
-        self._displace(slot, ((module, "weight"),), (Move(point),))
-        y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
-        self._pop()
-        return y
-
-    def _in_panels(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
-        """The forward of a linear layer, panel by panel of its weight."""
-        if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
-            return self._displaced_forward(module, slot, point, x)
-        self._filling = True
-        try:
-            target = _shown(module, "weight", slot)
-            return self._space.backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
+            return backend.low_rank(x.unsqueeze(0), target.weight.detach(), left, right, [1.0], bias).squeeze(0)
         finally:
             self._filling = False
 

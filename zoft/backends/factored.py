@@ -9,7 +9,7 @@ import torch
 
 from zoft.backends.base import Backend, Move, Point, Rounding, Target, Term
 from zoft.backends.reference import ReferenceBackend
-from zoft.directions import Direction, factors
+from zoft.directions import Direction, factors, for_window
 
 
 class FactoredBackend(Backend):
@@ -47,10 +47,8 @@ class FactoredBackend(Backend):
 
 
 def _seen(terms: Point, target: Target) -> Point:
-    """The terms as this target sees them: dense, if it is a vector."""
-    if target.window.total_columns > 1:
-        return terms
-    return tuple(Term(replace(term.direction, form=None), term.scale) for term in terms)
+    """The terms as this target sees them."""
+    return tuple(Term(for_window(term.direction, target.window), term.scale) for term in terms)
 
 
 def thin(point: Point, target: Target) -> tuple[torch.Tensor, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,10 +70,8 @@ def plot_methods(results: Mapping[str, Sequence[float]], path: str | Path) -> Pa
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for row, values in enumerate(results.values()):
-        mean = math.fsum(values) / len(values)
-        square = math.fsum((value - mean) ** 2 for value in values)
-        spread = math.sqrt(square / (len(values) - 1)) if len(values) > 1 else 0.0
-        axes.errorbar(mean, row, xerr=spread, fmt="o", capsize=4)
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        axes.errorbar(statistics.fmean(values), row, xerr=spread, fmt="o", capsize=4)
         axes.plot(values, [row] * len(values), ".", color="black", markersize=3)
     axes.set(yticks=range(len(results)), yticklabels=list(results), xlabel="after training, on the test split")
     axes.invert_yaxis()

@@ -54,8 +54,8 @@ class RewardObjective(Objective):
         """[B] float32; without dimensions where only the batch has a score, so that nobody takes halves of it."""
         numbers = batch["index"].tolist()
         scores = self.scoring([self.examples[number] for number in numbers], self.answers(model, batch))
-        self._count(numbers, scores)
         mean = mean_score(scores)
+        self._count(numbers, scores, mean)
         losses = -torch.tensor([mean if s is None else s for s in scores], device=batch["gold"].device)
         return losses if self.scoring.per_example else losses[0]
 
@@ -102,8 +102,7 @@ class RewardObjective(Objective):
         self._sum = 0.0
         self._before: tuple[list[int], list[float | None]] | None = None  # the last call's examples and scores
 
-    def _count(self, numbers: list[int], scores: list[float | None]) -> None:
-        mean = mean_score(scores)
+    def _count(self, numbers: list[int], scores: list[float | None], mean: float) -> None:
         self._points += mean == mean
         self._sum += mean if mean == mean else 0.0
         self._scored += len(scores)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
+from zoft.choices import nearest
 from zoft.errors import UsageError
 from zoft.metrics import METRICS
 from zoft.rewards.arithmetic import arithmetic
@@ -31,10 +31,9 @@ def find_reward(name: str) -> Reward | None:
     module, colon, function = name.partition(":")
     if not (colon and module and function):
         known = (*REWARDS, *METRICS)
-        near = get_close_matches(name.lower(), known, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
         raise UsageError(
-            f"reward={name}: there is no such reward{hint}; there are {', '.join(known)}, and your own as module:function"
+            f"reward={name}: there is no such reward{nearest(name, known)}; there are {', '.join(known)}, and your own as "
+            "module:function"
         )
     here = str(Path.cwd())
     if here not in sys.path:  # a file beside the command, also where zoft was started by its script

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
+from zoft.choices import nearest
 from zoft.errors import UsageError
 from zoft.tasks.agnews import AGNEWS
 from zoft.tasks.base import Task
@@ -61,7 +61,6 @@ def resolve(
     if name is None or name == "custom":
         return custom(template, label_words, label_column, target_column)
     if name not in TASKS:
-        near = difflib.get_close_matches(name.lower().replace("-", "").replace("_", ""), TASKS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = nearest(name.replace("-", "").replace("_", ""), TASKS)
         raise UsageError(f"task {name!r} does not exist{hint}; there are: {', '.join(TASKS)}, custom")
     return TASKS[name].with_settings(template, label_words, label_column, target_column)

@@ -161,7 +161,6 @@ class ZOMixin(LightCheckpoints):
         self.check_zo()
         check_restarts()
         check_same_run(self.args, self.zo_settings, self.train_dataset)
-        self._begun = False
         if self.zo is not None:
             self.zo.discard()  # losses of an earlier call that ended half-way
         resumed = kwargs.pop("resume_from_checkpoint", args[0] if args else None)
