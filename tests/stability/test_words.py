@@ -1,5 +1,7 @@
 """What a person is told of the monitor after a run."""
 
+from dataclasses import replace
+
 from zoft.stability.words import rows
 
 
@@ -18,3 +20,10 @@ def test_a_rate_that_nothing_bounds_is_told_as_that(landscape) -> None:
     run = landscape(trace=10.0)
     run(lr=1e-3)
     assert dict(rows(run.monitor))["learning rate"] == "asked for 0.001, used 0.001 in the last step; never held back"
+
+
+def test_forwards_of_another_estimator_are_counted_as_its_own(landscape) -> None:
+    run = landscape(trace=10.0)
+    run.monitor.around = replace(run.monitor.around, forwards=9)
+    run(lr=1e-3)
+    assert dict(rows(run.monitor))["forward passes"].startswith(f"{9 + run.monitor.curvature.forwards} a micro-batch")

@@ -56,6 +56,11 @@ class Surroundings:
     tail: float | None = None  # most that E(w'z)^4 can be of ||w||^4, for directions without a closed form
 
     @property
+    def step_forwards(self) -> int:
+        """Of one training step."""
+        return self.forwards or 2 * self.directions
+
+    @property
     def pair(self) -> float:
         """Distance of the training losses from the weights, eps sqrt(d) [length]."""
         return self.eps * math.sqrt(self.elements)
@@ -78,7 +83,7 @@ class StabilityMonitor:
 
     def __init__(self, settings: StabilitySettings, around: Surroundings) -> None:
         self.settings, self.around = settings, around
-        self.curvature = CurvatureWatch(settings, around.eps, around.forwards or 2 * around.directions)
+        self.curvature = CurvatureWatch(settings, around.eps, around.step_forwards)
         self.signal = SignalFraction(around.batch_fraction)
         self.gain = Gain(around.rule)
         self.lambda_max = settings.stability_lambda_max  # l_1, where somebody measured it

@@ -16,7 +16,7 @@ def rows(monitor: StabilityMonitor) -> list[tuple[str, str]]:
     """Names and sentences: what it cost, what the learning rate was, and where the edges were at the end."""
     found = monitor.metrics()
     steps, extra = monitor.steps, monitor.curvature.forwards
-    own = 2 * monitor.around.directions * steps
+    own = monitor.around.step_forwards * steps
     told = [("forward passes", f"{own + extra:,} a micro-batch, {extra:,} of them the monitor's ({extra / own:.1%})")]
     held = [
         f"{NAMES[bound]} ({count:,} steps)"
