@@ -77,18 +77,23 @@ def check_checkpoint(folder: str) -> None:
         raise UsageError(f"resume_from_checkpoint: {folder} is no checkpoint (no trainer_state.json in it){hint}")
 
 
+def whole_checkpoints(run: Path) -> dict[int, Path]:
+    """By step, the checkpoints in a run's folder that were written to their end: Trainer writes trainer_state.json last."""
+    return {
+        int(number): path
+        for path in run.glob("checkpoint-*")
+        if (number := path.name.partition("-")[2]).isdigit() and (path / "trainer_state.json").is_file()
+    }
+
+
 def last_checkpoint(folder: str | None) -> str:
-    """The newest checkpoint in a run's folder that was written to its end: Trainer writes trainer_state.json last.
+    """The newest whole checkpoint in a run's folder.
 
     Raises:
         UsageError: there is none.
     """
     run = Path(folder or ".")
-    found = {
-        int(number): path
-        for path in run.glob("checkpoint-*")
-        if (number := path.name.partition("-")[2]).isdigit() and (path / "trainer_state.json").is_file()
-    }
+    found = whole_checkpoints(run)
     if not found:
         raise UsageError(
             f"resume_from_checkpoint=True: there is no whole checkpoint in {run}; name one, or begin anew without this setting"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from zoft.agreement import require_equal
 from zoft.trainer.recording import LOG_NAME
+from zoft.trainer.refused import whole_checkpoints
 from zoft.trajectory import TrajectoryLog
-from zoft.trajectory.mark import Mark, read_mark
+from zoft.trajectory.mark import read_mark
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +43,13 @@ def newest_of_this_run(folder: Path) -> Path | None:
     Raises:
         UsageError: the processes do not see the same files.
     """
-    found, marks = None, _whole(folder)
-    log = TrajectoryLog.read(folder / LOG_NAME) if marks and (folder / LOG_NAME).is_file() else None
-    if log is not None:
-        on_log = [(mark.steps, path) for path, mark in marks.items() if mark.on(log)]
-        found = max(on_log, default=(0, None))[1]
-    number = 0 if found is None else int(found.name.rpartition("-")[2])
+    marked = [
+        (step, path, mark) for step, path in whole_checkpoints(folder).items() if (mark := read_mark(path)) is not None
+    ]
+    log = TrajectoryLog.read(folder / LOG_NAME) if marked and (folder / LOG_NAME).is_file() else None
+    on_log = [] if log is None else [(mark.steps, step, path) for step, path, mark in marked if mark.on(log)]
+    _, number, found = max(on_log, default=(0, 0, None))
     what = f"the checkpoint found in {folder} (put output_dir on a disk that all machines share, or set save_on_each_node=true)"
     require_equal(number, what)
     logger.warning("started again by the launcher: %s", f"going on from {found}" if found else "from the beginning")
     return found
-
-
-def _whole(folder: Path) -> dict[Path, Mark]:
-    """Checkpoints with Trainer's state and the log's mark, which is written last."""
-    marks: dict[Path, Mark] = {}
-    for path in folder.glob("checkpoint-*"):
-        if path.name.rpartition("-")[2].isdigit() and (path / "trainer_state.json").is_file():
-            mark = read_mark(path)
-            if mark is not None:
-                marks[path] = mark
-    return marks
