@@ -152,13 +152,7 @@ def step_bytes(method: str, trainer: TaskEvaluation, materials: Materials) -> in
 
     if method == "zo":
         arguments: Any = trainer.args  # a ZOConfig, whose settings these are
-        zo = arguments.zo_settings()
-        settings = {
-            "directions": zo.zo_directions, "distribution": zo.zo_distribution, "perturbation": zo.perturbation,
-            "weight_rounding": zo.weight_rounding, "estimator": zo.zo_estimator, "rule": zo.zo_rule,
-            "rule_settings": zo.rule_settings,
-        }  # fmt: skip
-        return zo_step_bytes(materials.model, loss, as_set=True, **settings)
+        return zo_step_bytes(materials.model, loss, as_set=True, **arguments.zo_settings().optimizer_settings)
     return (mezo_step_bytes if method == "mezo" else adamw_step_bytes)(materials.model, loss, as_set=True)
 
 

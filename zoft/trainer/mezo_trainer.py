@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoft.errors import UsageError
 from zoft.mezo import MeZO
 from zoft.trainer.mezo_settings import check_mezo_settings
 from zoft.trainer.replicas import require_same_start
 from zoft.trainer.settings import ZOSettings
-from zoft.trainer.stateless import go_on
 from zoft.trainer.zo_trainer import ZOTrainer
 
 
@@ -36,23 +34,18 @@ class MeZOTrainer(ZOTrainer):
         check_mezo_settings({name: v for name, v in changed.items() if v != getattr(ZOSettings, name)})
         super().check_zo()
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """MeZO over whatever is trainable now; from here to the end of `train` all is frozen."""
-        if self.optimizer is None:
-            settings = self.zo_settings
-            trained: Any = self.model if model is None else model
-            seed = self.args.seed if settings.zo_seed is None else settings.zo_seed
-            lr, decay = self.args.learning_rate, self.args.weight_decay
-            self.zo = MeZO(trained, lr=float(lr), eps=settings.zo_eps, weight_decay=decay, seed=seed)
-            self.optimizer = self.zo
-        if self.zo is None:
-            raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
-        go_on(self.zo, self._resumed)
-        for weight in self.zo.param_groups[0]["params"]:
-            weight.requires_grad_(False)
-        if self.args.world_size > 1:
-            require_same_start(self.zo.model)
-        return self.optimizer
+    def _new_optimizer(self, model: nn.Module) -> None:
+        self.zo = MeZO(
+            model,
+            lr=float(self.args.learning_rate),
+            eps=self.zo_settings.zo_eps,
+            weight_decay=self.args.weight_decay,
+            seed=self._zo_seed,
+        )
+
+    def _compare_ranks(self) -> None:
+        assert self.zo is not None
+        require_same_start(self.zo.model)
 
     def zo_losses(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None

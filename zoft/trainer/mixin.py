@@ -73,37 +73,39 @@ class ZOMixin(LightCheckpoints):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The zeroth-order optimizer over whatever is trainable now; from here to the end of `train` all is frozen."""
         if self.optimizer is None:
-            settings = self.zo_settings
             trained: Any = self.model if model is None else model
-            self.zo = ZOOptimizer(
-                trained,
-                lr=self.args.learning_rate,
-                eps=settings.zo_eps,
-                directions=settings.zo_directions,
-                distribution=settings.zo_distribution,
-                seed=self.args.seed if settings.zo_seed is None else settings.zo_seed,
-                weight_decay=self.args.weight_decay,
-                perturbation=settings.perturbation,
-                weight_rounding=settings.weight_rounding,
-                estimator=settings.zo_estimator,
-                rule=settings.zo_rule,
-                rule_settings=settings.rule_settings,
-                form=settings.form,
-                backend=settings.zo_backend,
-                direction_groups=settings.zo_direction_groups,
-            )
-            self.zo.light = settings.zo_light_checkpoints
-            steering = govern(self.zo, settings, batch_fraction=self._batch_fraction(), may_rewind=True)
+            self._new_optimizer(trained)
             self.optimizer = self.zo
-            self._watch(steering)
-        if self.zo is None:
+        if self.zo is None or self.optimizer is None:
             raise UsageError("zoft makes its own optimizer; pass no `optimizers` to a zeroth-order trainer")
         go_on(self.zo, self._resumed)
         for weight in self.zo.param_groups[0]["params"]:
             weight.requires_grad_(False)
         if self.args.world_size > 1:
-            watch(self.zo, self.zo_settings.zo_check_every)
+            self._compare_ranks()
         return self.optimizer
+
+    def _new_optimizer(self, model: nn.Module) -> None:
+        """Make `zo`, and whoever watches it."""
+        settings = self.zo_settings
+        self.zo = ZOOptimizer(
+            model,
+            lr=self.args.learning_rate,
+            seed=self._zo_seed,
+            weight_decay=self.args.weight_decay,
+            **settings.optimizer_settings,
+        )
+        self.zo.light = settings.zo_light_checkpoints
+        self._watch(govern(self.zo, settings, batch_fraction=self._batch_fraction(), may_rewind=True))
+
+    def _compare_ranks(self) -> None:
+        assert self.zo is not None
+        watch(self.zo, self.zo_settings.zo_check_every)
+
+    @property
+    def _zo_seed(self) -> int:
+        """Of the directions."""
+        return self.args.seed if self.zo_settings.zo_seed is None else self.zo_settings.zo_seed
 
     def _watch(self, steering: Steering | None) -> None:
         """The callbacks that go with a new optimizer; those of an earlier one (`model_init` makes models anew) go."""

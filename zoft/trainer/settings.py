@@ -1,7 +1,7 @@
 """The settings of a zeroth-order step. Imports neither torch nor Transformers, so that they are checked first."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoft.errors import UsageError
 from zoft.limits import check_count, check_directions, check_positive, check_seed, check_share
@@ -94,6 +94,16 @@ class ZOSettings(StabilitySettings):
         from zoft.directions import LowRank
 
         return None if self.zo_shape == "dense" else LowRank(self.zo_shape, self.zo_rank, self.zo_refresh)
+
+    @property
+    def optimizer_settings(self) -> dict[str, Any]:
+        """Arguments of `zoft.ZOOptimizer`: all but learning rate, weight decay and seed, which Trainer's settings hold."""
+        return {
+            "eps": self.zo_eps, "directions": self.zo_directions, "distribution": self.zo_distribution,
+            "perturbation": self.perturbation, "weight_rounding": self.weight_rounding, "estimator": self.zo_estimator,
+            "rule": self.zo_rule, "rule_settings": self.rule_settings, "form": self.form, "backend": self.zo_backend,
+            "direction_groups": self.zo_direction_groups,
+        }  # fmt: skip
 
     @property
     def rule_settings(self) -> dict[str, float | int | str | None]:
