@@ -5,10 +5,10 @@ import json
 import pytest
 
 from zoft.finetune import main
-from zoft.quickstart.arithmetic.model import ENOUGH, prepare, right_share
+from zoft.quickstart.arithmetic.model import prepare, right_share
 from zoft.quickstart.arithmetic.task import examples
 from zoft.quickstart.arithmetic.world import FIGURES, corpus, questions, vocabulary
-from zoft.quickstart.model import read_manifest
+from zoft.quickstart.model import ENOUGH, read_manifest
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from zoft.errors import UsageError
 from zoft.quickstart.world import Sizes, World, build_world, vocabulary
 
 MANIFEST = "zoft-manifest.json"
-ENOUGH = 0.95  # share of like-minded words on the probe split
+ENOUGH = 0.95  # share of the probe that a model must get right
 ATTEMPTS = 3  # seeds tried before giving up
 Progress = Callable[[int, int], None]  # (steps done, steps in all)
 Learn = Callable[[Progress], tuple[Any, Any, float, int]]  # model, tokenizer, what it can do in [0, 1], seed
@@ -87,9 +87,6 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 def recipe_hash() -> str:
     """Twelve hex digits over all that decides the model's bytes: corpus, vocabulary, settings, versions."""
-    import torch
-    import transformers
-
     from zoft.quickstart.pretrain import SPECIAL_WORDS, Pretraining
 
     world = build_world()
@@ -99,11 +96,19 @@ def recipe_hash() -> str:
         "vocabulary": [*SPECIAL_WORDS, *vocabulary()],
         "pretraining": asdict(Pretraining()),
         "sizes": asdict(Sizes()),
-        "bar": [ENOUGH, ATTEMPTS],
-        "versions": [torch.__version__, transformers.__version__],
         "format": 2,
     }
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    return digest_of(recipe)
+
+
+def digest_of(recipe: dict[str, Any]) -> str:
+    """Twelve hex digits over `recipe`, what is enough, and the versions of the libraries."""
+    import torch
+    import transformers
+
+    versions = [torch.__version__, transformers.__version__]
+    whole = {**recipe, "bar": [ENOUGH, ATTEMPTS], "versions": versions}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -139,17 +144,30 @@ def _learn(world: World, progress: Progress) -> tuple[Any, Any, float, int]:
     """Model, tokenizer, share of like-minded words, seed: of the first seed that learns enough."""
     from zoft.quickstart.pretrain import Pretraining, like_minded_share, pretrain
 
+    def attempt(seed: int) -> tuple[Any, Any, float]:
+        setting = Pretraining(seed=seed)
+        model, tokenizer = pretrain(world.corpus, setting, lambda step: progress(step, setting.steps))
+        return model, tokenizer, like_minded_share(model, tokenizer, world.probe)
+
+    return first_good(attempt, "the quickstart's language model gave like-minded words to {} of the probe reviews")
+
+
+def first_good(attempt: Callable[[int], tuple[Any, Any, float]], said: str) -> tuple[Any, Any, float, int]:
+    """Model, tokenizer, ability, seed: of the first seed whose attempt is good enough.
+
+    Args:
+        said: of the abilities that were too small, which stand in its {}.
+
+    Raises:
+        RuntimeError: none was.
+    """
     shares = []
     for seed in range(ATTEMPTS):
-        setting = Pretraining(seed=seed)
-        model, tokenizer = pretrain(world.corpus, setting, lambda step, total=setting.steps: progress(step, total))
-        shares.append(like_minded_share(model, tokenizer, world.probe))
-        if shares[-1] >= ENOUGH:
-            return model, tokenizer, shares[-1], seed
-    raise RuntimeError(
-        f"the quickstart's language model gave like-minded words to {shares} of the probe reviews with seeds 0, 1, …; "
-        f"{ENOUGH} is needed, so it is not used"
-    )
+        model, tokenizer, share = attempt(seed)
+        shares.append(share)
+        if share >= ENOUGH:
+            return model, tokenizer, share, seed
+    raise RuntimeError(f"{said.format(shares)} with seeds 0, 1, …; {ENOUGH} is needed, so it is not used")
 
 
 def _sha256(path: Path) -> str:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from zoft.quickstart.arithmetic.world import WORDS, corpus, questions, vocabulary
-from zoft.quickstart.model import Progress, keep
+from zoft.quickstart.model import Progress, digest_of, first_good, keep
 
-ENOUGH = 0.95  # share of all questions to which the most likely next word is the sum, in words or in figures
-ATTEMPTS = 3  # seeds tried before giving up
 BATCH = 64  # lines
 
 
@@ -29,39 +25,27 @@ def prepare(cache_dir: str | os.PathLike[str] | None = None, progress: Progress 
 
 def _digest() -> str:
     """Twelve hex digits over all that decides the model's bytes: corpus, vocabulary, settings, versions."""
-    import torch
-    import transformers
-
     from zoft.quickstart.pretrain import SPECIAL_WORDS, Pretraining
 
     recipe = {
         "corpus": corpus(),
         "vocabulary": [*SPECIAL_WORDS, *vocabulary()],
         "pretraining": asdict(Pretraining(batch_size=BATCH)),
-        "bar": [ENOUGH, ATTEMPTS],
-        "versions": [torch.__version__, transformers.__version__],
         "format": 1,
     }
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:12]
+    return digest_of(recipe)
 
 
 def _learn(progress: Progress) -> tuple[Any, Any, float, int]:
     """Model, tokenizer, share of right sums, seed: of the first seed that learns enough."""
     from zoft.quickstart.pretrain import Pretraining, read
 
-    shares = []
-    for seed in range(ATTEMPTS):
+    def attempt(seed: int) -> tuple[Any, Any, float]:
         setting = Pretraining(seed=seed, batch_size=BATCH)
-        model, tokenizer = read(
-            corpus(), vocabulary(), setting, lambda step, total=setting.steps: progress(step, total)
-        )
-        shares.append(right_share(model, tokenizer))
-        if shares[-1] >= ENOUGH:
-            return model, tokenizer, shares[-1], seed
-    raise RuntimeError(
-        f"the arithmetic language model gave the right sum to {shares} of its questions with seeds 0, 1, …; "
-        f"{ENOUGH} is needed, so it is not used"
-    )
+        model, tokenizer = read(corpus(), vocabulary(), setting, lambda step: progress(step, setting.steps))
+        return model, tokenizer, right_share(model, tokenizer)
+
+    return first_good(attempt, "the arithmetic language model gave the right sum to {} of its questions")
 
 
 def right_share(model: Any, tokenizer: Any, words: bool = True) -> float:
