@@ -87,7 +87,7 @@ class InPlace(Perturbation):
             return
         if next(space.residuals(), None) is not None:
             raise UsageError("perturbation=in_place cannot restore weights that carry residual bits; use read_only")
-        if distribution is not Distribution.RADEMACHER or math.frexp(eps)[0] != 0.5:
+        if not _reversible(distribution, eps):
             raise UsageError(
                 f"perturbation=in_place on {narrow.weight.dtype} weights drifts unless zo_distribution=rademacher and zo_eps "
                 f"is a power of two, but {distribution.value} and {eps:g} were given (Gaussian noise in bfloat16 moves the "
@@ -150,11 +150,13 @@ def _between(start: Point, stop: Point) -> Move:
 
 
 def perturbation(name: str, space: ParameterSpace, *, eps: float, distribution: Distribution) -> Perturbation:
-    """`read_only` or `in_place`.
+    """`read_only`, `in_place` or `auto`.
 
     Raises:
         UsageError: another name, or in-place where it would damage the weights.
     """
+    weights = (slot.weight for slot in space.slots)
+    name = choose_perturbation(name, weights, eps=eps, distribution=distribution)
     if name == "read_only":
         return ReadOnly(space)
     if name == "in_place":
@@ -180,9 +182,13 @@ def choose_perturbation(
     """
     if name != "auto":
         return name
-    reversible = Distribution(distribution) is Distribution.RADEMACHER and math.frexp(eps)[0] == 0.5
     wide = all(weight.dtype in (torch.float32, torch.float64) for weight in weights)
-    return "in_place" if plain and reversible and wide else "read_only"
+    return "in_place" if plain and wide and _reversible(Distribution(distribution), eps) else "read_only"
+
+
+def _reversible(distribution: Distribution, eps: float) -> bool:
+    """Whether noise of this law can be added to weights and taken off again without drift: see `InPlace`."""
+    return distribution is Distribution.RADEMACHER and math.frexp(eps)[0] == 0.5
 
 
 @contextmanager

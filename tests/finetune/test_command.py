@@ -55,6 +55,12 @@ def test_two_runs_with_one_seed_give_the_same_weights(arguments, tmp_path: Path)
     assert (tmp_path / "one/model.safetensors").read_bytes() == (tmp_path / "two/model.safetensors").read_bytes()
 
 
+def test_auto_perturbs_in_place_where_that_restores(arguments, tmp_path: Path) -> None:
+    for perturbation in ("auto", "in_place"):
+        assert main(arguments(perturbation=perturbation, output_dir=tmp_path / perturbation)) == 0
+    assert (tmp_path / "auto/model.safetensors").read_bytes() == (tmp_path / "in_place/model.safetensors").read_bytes()
+
+
 def test_each_run_gets_a_new_folder(arguments, tmp_path: Path) -> None:
     for _ in range(2):
         assert main(arguments(output_dir=None, runs_dir=tmp_path / "runs", max_steps=1)) == 0
