@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trajectory.runs import Tiny, make, recorded, train
+from tests.trajectory.runs import Tiny, check_resume_and_replay, make
 from tests.trajectory.runs import loss as lm_loss
 from zoft.backends import Point
 from zoft.directions import Direction, DirectionSource, draw
@@ -27,8 +26,6 @@ from zoft.optimizer import ZOOptimizer
 from zoft.rules import RULES, rule, spend
 from zoft.stability import StabilityMonitor, StabilitySettings, Surroundings, govern
 from zoft.stability.spending import normalisation
-from zoft.trajectory import TrajectoryLog, replay
-from zoft.trajectory.compact import encode_compact
 
 PLAIN = [name for name in ESTIMATORS if not ESTIMATORS[name].normalised and name != "conservative"]
 NORMALISED = [name for name in ESTIMATORS if ESTIMATORS[name].normalised]
@@ -388,25 +385,10 @@ def test_descent_on_a_tiny_language_model(how: str, what: str, q: int) -> None:
 @pytest.mark.parametrize(("how", "what", "q"), PAIRS)
 def test_resume_and_replay_are_exact(how: str, what: str, q: int, perturbation: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"estimator": how, "rule": what, "directions": q, "perturbation": perturbation}
-    whole = recorded(tmp_path / "log", 5, **settings)
-    log = TrajectoryLog.read(tmp_path / "log")
-    assert replay(Tiny(), log).space.fingerprint() == whole.space.fingerprint()
-    (tmp_path / "packed").write_bytes(encode_compact(log))
-    assert replay(Tiny(), TrajectoryLog.read(tmp_path / "packed")).space.fingerprint() == whole.space.fingerprint()
-    first = make(Tiny(), **settings)
-    train(first, 3)
-    kept = io.BytesIO()
-    torch.save({"model": first.model.state_dict(), "optimizer": first.state_dict()}, kept)
-    kept.seek(0)
-    state = torch.load(kept, weights_only=True)
-    again = make(Tiny(), **settings)
-    again.model.load_state_dict(state["model"])
-    again.load_state_dict(state["optimizer"])
-    train(again, 5)
-    assert again.space.fingerprint() == whole.space.fingerprint() and again.rule_state == whole.rule_state
+    state = check_resume_and_replay(tmp_path, stop=5, resume_at=3, **settings)
     other = make(Tiny(), **{**settings, "estimator": "one_sided" if how != "one_sided" else "two_point"})
     with pytest.raises(UsageError, match="trained with estimator"):
-        other.load_state_dict(state["optimizer"])
+        other.load_state_dict(state)
 
 
 @pytest.mark.parametrize("how", ESTIMATORS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trajectory.runs import Tiny, loss, make, recorded, train
+from tests.trajectory.runs import Tiny, check_resume_and_replay, loss, make
 from zoft.backends import Move, Rounding, Term
 from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw, draw_rows, factors
 from zoft.directions.low_rank import orthonormal
@@ -22,8 +21,6 @@ from zoft.optimizer import ZOOptimizer
 from zoft.perturb import ReadOnly
 from zoft.space import ParameterSpace
 from zoft.stability import StabilitySettings, govern
-from zoft.trajectory import TrajectoryLog, replay
-from zoft.trajectory.compact import encode_compact
 
 FORMS = [LowRank("low_rank", 1), LowRank("low_rank", 2, 3), LowRank("subspace", 2, 3), LowRank("subspace", 9)]
 LAWS = list(Distribution)
@@ -183,25 +180,10 @@ def test_a_space_for_dense_directions_refuses_others(backend: str) -> None:
 )
 def test_resume_and_replay_are_exact(form: LowRank, rule: str, perturbation: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"form": form, "rule": rule, "directions": 2, "perturbation": perturbation}
-    whole = recorded(tmp_path / "log", 7, **settings)
-    log = TrajectoryLog.read(tmp_path / "log")
-    assert replay(Tiny(), log).space.fingerprint() == whole.space.fingerprint()
-    (tmp_path / "packed").write_bytes(encode_compact(log))
-    assert replay(Tiny(), TrajectoryLog.read(tmp_path / "packed")).space.fingerprint() == whole.space.fingerprint()
-    first = make(Tiny(), **settings)
-    train(first, 4)
-    kept = io.BytesIO()
-    torch.save({"model": first.model.state_dict(), "optimizer": first.state_dict()}, kept)
-    kept.seek(0)
-    state = torch.load(kept, weights_only=True)
-    again = make(Tiny(), **settings)
-    again.model.load_state_dict(state["model"])
-    again.load_state_dict(state["optimizer"])
-    train(again, 7)
-    assert again.space.fingerprint() == whole.space.fingerprint()
+    state = check_resume_and_replay(tmp_path, stop=7, resume_at=4, **settings)
     other = make(Tiny(), **{**settings, "form": None})
     with pytest.raises(UsageError, match="trained with form"):
-        other.load_state_dict(state["optimizer"])
+        other.load_state_dict(state)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)

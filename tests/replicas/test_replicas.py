@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).with_name("program.py")
-ROOT = PROGRAM.parents[2]
+from tests.replicas.conftest import run_program
+
 MICRO, DIRECTIONS = 2, 12  # as in the program
 
 
@@ -20,11 +17,7 @@ MICRO, DIRECTIONS = 2, 12  # as in the program
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the program left."""
     folder = tmp_path_factory.mktemp("replicas")
-    paths = f"{ROOT}{os.pathsep}{ROOT / 'kernels' / 'torch-ext'}"
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_program("program.py", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-PROGRAM = Path(__file__).with_name("sharded_program.py")
-ROOT = PROGRAM.parents[2]
+from tests.replicas.conftest import run_program
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the program left."""
     folder = tmp_path_factory.mktemp("sharded")
-    paths = f"{ROOT}{os.pathsep}{ROOT / 'kernels' / 'torch-ext'}"
-    done = subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = run_program("sharded_program.py", folder)
     assert (folder / "rank1.json").exists(), done.stderr[-4000:]
     return folder
 

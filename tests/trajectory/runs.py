@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 
 from zoft.governor import Decision, Evidence, Request
 from zoft.optimizer import ZOOptimizer
-from zoft.trajectory import Recorder, attach
+from zoft.trajectory import Recorder, TrajectoryLog, attach, replay
+from zoft.trajectory.compact import encode_compact
 
 
 class Tiny(nn.Module):
@@ -107,3 +109,28 @@ def recorded(path: Path, steps: int, model: nn.Module | None = None, **settings:
 def detach(optimizer: ZOOptimizer, recorder: Recorder) -> None:
     recorder.close()
     optimizer.observers.remove(recorder)
+
+
+def check_resume_and_replay(folder: Path, stop: int, resume_at: int, **settings: Any) -> dict[str, Any]:
+    """A run of `stop` steps, its log, the packed log, and a run that is saved and resumed half-way end in the same bits.
+
+    Returns:
+        The optimizer's state at step `resume_at`.
+    """
+    whole = recorded(folder / "log", stop, **settings)
+    log = TrajectoryLog.read(folder / "log")
+    assert replay(Tiny(), log).space.fingerprint() == whole.space.fingerprint()
+    (folder / "packed").write_bytes(encode_compact(log))
+    assert replay(Tiny(), TrajectoryLog.read(folder / "packed")).space.fingerprint() == whole.space.fingerprint()
+    first = make(Tiny(), **settings)
+    train(first, resume_at)
+    kept = io.BytesIO()
+    torch.save({"model": first.model.state_dict(), "optimizer": first.state_dict()}, kept)
+    kept.seek(0)
+    state = torch.load(kept, weights_only=True)
+    again = make(Tiny(), **settings)
+    again.model.load_state_dict(state["model"])
+    again.load_state_dict(state["optimizer"])
+    train(again, stop)
+    assert again.space.fingerprint() == whole.space.fingerprint() and again.rule_state == whole.rule_state
+    return state["optimizer"]
