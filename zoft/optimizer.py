@@ -96,7 +96,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.space = ParameterSpace(
-            model, rounding=rounding, backend_name=backend, buffered=self.rule.buffered, factored=form is not None
+            model, rounding=rounding, backend_name=backend, buffers=self.rule.buffers, factored=form is not None
         )
         self.source = DirectionSource(int(seed), Distribution(distribution), form)
         self.directions = int(directions)

@@ -12,9 +12,8 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from zoft.backends import Backend, BufferedMove, Move, Rounding, Target, backend
+from zoft.backends import Backend, Move, Rounding, Target, TensorMove, backend
 from zoft.backends.factored import FactoredBackend
-from zoft.backends.reference import add_
 from zoft.checksum import checksum
 from zoft.directions import Window
 from zoft.errors import UnsupportedModuleError, UsageError
@@ -22,6 +21,7 @@ from zoft.naming import canonical_name, stream_ids
 from zoft.shards import Shard, is_cut_itself, is_sharded, part_of, reshard
 
 NORM_PANEL = 1 << 22  # elements that are in float64 at once
+BUFFERS = {"momentum": 0.0, "square": 0.0}  # what rules keep beside the weights, and what it begins with
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -65,14 +65,14 @@ class ParameterSpace:
         *,
         rounding: Rounding | str = Rounding.NEAREST,
         backend_name: str = "auto",
-        buffered: bool = False,
+        buffers: Sequence[str] = (),
         factored: bool = False,
     ) -> None:
         """
         Args:
             rounding: how 16-bit weights store an update.
             backend_name: who computes.
-            buffered: keep a momentum buffer as large as the weights (4 bytes each; 8 for float64), from zero.
+            buffers: of `BUFFERS`, tensors as large as the weights that a rule keeps (4 bytes each; 8 for float64).
             factored: directions may have thin factors.
         """
         self.rounding = Rounding(rounding)
@@ -96,10 +96,9 @@ class ParameterSpace:
         self.torn = False  # a write has begun and was interrupted: no step leads to these weights
         self._filled = tuple(slot for slot in self.slots if slot.weight.numel() or slot.shard is None)
         self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self._filled)
-
-        self.momenta: dict[str, torch.Tensor] = {}  # by canonical name
-        if buffered:
-            self.momenta = {s.name: _zeros_like(s.weight) for s in self.slots}
+        self.momenta: dict[str, torch.Tensor] = {}  # the buffers, by `_key`
+        for kind in buffers:
+            self.momenta |= {_key(kind, s.name): _fresh(s.weight, BUFFERS[kind]) for s in self.slots}
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -128,19 +127,17 @@ class ParameterSpace:
                 self.backend.sweep_(self._targets, list(run), self.rounding)
                 continue
             for move in run:
-                self._through_buffers_(move)  # type: ignore[arg-type]
+                self._through_tensors_(move)  # type: ignore[arg-type]
         self.torn = before
 
-    def _through_buffers_(self, move: BufferedMove) -> None:
-        if not self.momenta:
-            raise UsageError(
-                "this move goes through a momentum buffer, and the space was made without; pass buffered=True"
-            )
-        ageing = [Move(move.terms, move.keep)]
+    def _through_tensors_(self, move: TensorMove) -> None:
         for target, slot in zip(self._targets, self._filled, strict=True):
-            buffer = self.momenta[slot.name]
-            self.backend.axpby_(Target(buffer, slot.window, decays=True), ageing)
-            add_(target, buffer, move, self.rounding)  # elementwise torch on any device: no backend has its own
+            kept = [self.momenta.get(_key(kind, slot.name)) for kind in move.buffers]
+            if any(buffer is None for buffer in kept):
+                raise UsageError(
+                    f"this move goes through buffers, and the space was made without; pass buffers={move.buffers}"
+                )
+            move.spend_(self.backend, target, kept, self.rounding)  # type: ignore[arg-type]
 
     def norm(self) -> float:
         """The Euclidean norm of all trainable weights, accumulated in float64."""
@@ -167,8 +164,27 @@ class ParameterSpace:
         for name, bits in residuals.items():
             mine[name].copy_(bits)
 
+    def stored(self, slot: Slot) -> Iterator[torch.Tensor | None]:
+        """All that is kept of a parameter: its weight, its low-order bits or None, the rule's buffers (None: no momentum)."""
+        yield slot.weight.detach()
+        yield slot.residual
+        yield self.momenta.get(slot.name)
+        for kind in BUFFERS:
+            if kind != "momentum" and (buffer := self.momenta.get(_key(kind, slot.name))) is not None:
+                yield buffer
+
+    def forget_momenta(self) -> None:
+        """Let the rule's buffers begin anew."""
+        for key, buffer in self.momenta.items():
+            buffer.fill_(BUFFERS[_kind(key)])
+
+    @property
+    def fresh(self) -> bool:
+        """Are the rule's buffers, if any, as they begin."""
+        return all(bool((buffer == BUFFERS[_kind(key)]).all()) for key, buffer in self.momenta.items())
+
     def load_momenta(self, momenta: dict[str, torch.Tensor]) -> None:
-        """Put back the momentum buffers of a checkpoint.
+        """Put back the rule's buffers from a checkpoint.
 
         Raises:
             UsageError: they belong to other parameters.
@@ -196,16 +212,14 @@ class ParameterSpace:
         digest = hashlib.blake2b(digest_size=8)
         for slot in self.slots:
             digest.update(f"{slot.name} {tuple(slot.parameter.shape)} {slot.weight.dtype};".encode())
-            for stored in (slot.weight.detach(), slot.residual, self.momenta.get(slot.name)):
+            for stored in self.stored(slot):
                 if stored is not None and slot.parameter.numel():
                     digest.update(slot.whole(stored).contiguous().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     def checksum(self) -> int:
         """64 bits over all stored bytes, made on the weights' device: quicker than `fingerprint`, for comparing ranks."""
-        stored = (
-            (slot, part) for slot in self.slots for part in (slot.weight, slot.residual, self.momenta.get(slot.name))
-        )
+        stored = ((slot, part) for slot in self.slots for part in self.stored(slot))
         return checksum(slot.whole(part) for slot, part in stored if part is not None)
 
 
@@ -215,9 +229,19 @@ def sum_of_squares(values: torch.Tensor) -> float:
     return math.fsum(float(panel.to(torch.float64).square().sum()) for panel in panels)
 
 
-def _zeros_like(weight: torch.Tensor) -> torch.Tensor:
+def _fresh(weight: torch.Tensor, value: float) -> torch.Tensor:
     wide = torch.float64 if weight.dtype is torch.float64 else torch.float32
-    return torch.zeros(weight.shape, dtype=wide, device=weight.device)
+    return torch.full(weight.shape, value, dtype=wide, device=weight.device)
+
+
+def _key(kind: str, name: str) -> str:
+    """Of a buffer: momentum goes by the parameter's name alone."""
+    return name if kind == "momentum" else f"{kind} of {name}"
+
+
+def _kind(key: str) -> str:
+    kind, of, _ = key.partition(" of ")
+    return kind if of else "momentum"
 
 
 def _check_dtypes(trainable: dict[str, nn.Parameter], rounding: Rounding) -> None:

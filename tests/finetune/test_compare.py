@@ -119,7 +119,11 @@ def test_a_budget_in_forwards_or_in_time_and_methods_by_name(arguments) -> None:
     assert asked.runs["zo"].training["max_steps"] == 180 and asked.runs["lozo"].zo.form == LowRank("low_rank", 2, 50)
     timed = read([*arguments(), "methods=zo,mezo", "budget=time:10m"])
     assert {run.run.max_seconds for run in timed.runs.values()} == {600.0} and timed.equal == "steps"
-    units = {name for name in NAMED if ESTIMATORS[asked.runs[name].zo.zo_estimator].normalised} | {"adam", "sign"}
+    units = {name for name in NAMED if ESTIMATORS[asked.runs[name].zo.zo_estimator].normalised} | {
+        "adam",
+        "full-adam",
+        "sign",
+    }
     assert units == IN_WEIGHTS
 
 

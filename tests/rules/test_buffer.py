@@ -19,14 +19,14 @@ from zoft.trajectory import TrajectoryError, attach
 FULL = {"buffer": "full"}
 
 
-@pytest.mark.parametrize("name", ["momentum", "adam"])
+@pytest.mark.parametrize("name", ["momentum", "adam", "full_adam"])
 def test_the_buffer_is_the_tensor_recurrence(name: str) -> None:
     """In float64, against the formulas of the docstrings."""
     module = torch.nn.Linear(5, 6, bias=False, dtype=torch.float64)
-    made = rule(name, beta=0.7, **FULL)
-    space, state = ParameterSpace(module, buffered=made.buffered), made.init()
+    made = rule(name, beta=0.7, **({} if name == "full_adam" else FULL))
+    space, state = ParameterSpace(module, buffers=made.buffers), made.init()
     window = space.slots[0].window
-    m, v, truth = torch.zeros(6, 5, dtype=torch.float64), 0.0, module.weight.detach().clone()
+    m, v, truth = torch.zeros(6, 5, dtype=torch.float64), torch.tensor(0.0).double(), module.weight.detach().clone()
     for t, step in enumerate(steps(30), start=1):
         pairs = list(zip(step.estimate.directions, step.estimate.coefficients, strict=True))
         g = sum((c * draw(d, window).double() for d, c in pairs), torch.zeros(6, 5, dtype=torch.float64))
@@ -34,7 +34,8 @@ def test_the_buffer_is_the_tensor_recurrence(name: str) -> None:
             m = 0.7 * m + g
             truth -= 0.125 * m
         else:
-            m, v = 0.7 * m + 0.3 * g, 0.99 * v + 0.01 * sum(c * c for _, c in pairs)
+            m, square = 0.7 * m + 0.3 * g, g * g if name == "full_adam" else sum(c * c for _, c in pairs)
+            v = 0.99 * v + 0.01 * square
             truth -= 0.125 * (m / (1 - 0.7**t)) / ((v / (1 - 0.99**t)) ** 0.5 + 1e-8)
         move, state = spend(made, state, step)
         assert move is not None

@@ -235,5 +235,5 @@ def test_settings_that_cannot_be() -> None:
         StabilitySettings(stability="report", stability_auto=True)
     with pytest.raises(UsageError, match="stability_margin must be a positive number"):
         StabilitySettings(stability_margin=0.0)
-    with pytest.raises(UsageError, match="not known for zo_rule=muon"):
-        StabilityMonitor(StabilitySettings(), Surroundings({"name": "muon"}, 1, 1e-3, 10, 1.0))
+    with pytest.raises(UsageError, match="not known for zo_rule=nesterov"):
+        StabilityMonitor(StabilitySettings(), Surroundings({"name": "nesterov"}, 1, 1e-3, 10, 1.0))

@@ -1,16 +1,19 @@
 """The ops that touch weights: one contract, several implementations, the same bits."""
 
-from zoft.backends.base import PANEL_BYTES, Backend, BufferedMove, Move, Point, Rounding, Target, Term
+from zoft.backends.base import PANEL_BYTES, Backend, Move, Point, Rounding, Target, Term
 from zoft.backends.table import available, backend
+from zoft.backends.tensor_moves import AdaptiveMove, BufferedMove, TensorMove
 
 __all__ = [
     "PANEL_BYTES",
+    "AdaptiveMove",
     "Backend",
     "BufferedMove",
     "Move",
     "Point",
     "Rounding",
     "Target",
+    "TensorMove",
     "Term",
     "available",
     "backend",

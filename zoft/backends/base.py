@@ -63,17 +63,6 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class BufferedMove(Move):
-    """m <- keep m + scale_1 z_1 + ..., then x <- round(a x + factor m).
-
-    m is a buffer as large as the weights, in the accumulator's type.
-    """
-
-    keep: float = 0.0
-    factor: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
 class Target:
     """Where a write goes: one parameter, or a shard or panel of it."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from zoft.backends.base import Backend, BufferedMove, Move, Point, Rounding, Target
+from zoft.backends.base import Backend, Move, Point, Rounding, Target
 from zoft.backends.fold import fold
 from zoft.directions import Direction, Window, draw, draw_rows, rounding_bits
 from zoft.directions.rademacher import LANES
@@ -47,13 +47,13 @@ class ReferenceBackend(Backend):
         source = target.weight.detach().reshape(window.shape)
         residual = None if target.residual is None else target.residual.view(window.shape)
         if target.weight.numel() == 0:  # also an empty shard in the middle of a block
-            return fold(_load(source.reshape(-1), None))
+            return fold(load(source.reshape(-1), None))
         first = window.row // LANES
         partials = []
         for block in range(first, -(-(window.row + window.rows) // LANES)):
             start = max(block * LANES - window.row, 0)
             stop = min((block + 1) * LANES - window.row, window.rows)
-            x = _load(source[start:stop], None if residual is None else residual[start:stop])
+            x = load(source[start:stop], None if residual is None else residual[start:stop])
             products = x * draw(direction, window.panel(start, stop), x.device).to(x.dtype)
             total = torch.zeros_like(products[0])
             for row in products:
@@ -78,21 +78,22 @@ class ReferenceBackend(Backend):
         weight, window = target.weight.detach(), target.window
         rows = []
         for row_ids, point in zip(ids.reshape(len(points), -1), points, strict=True):
-            value = _load(weight.index_select(0, row_ids), None)
+            value = load(weight.index_select(0, row_ids), None)
             for term in point:
                 z = draw_rows(term.direction, window, row_ids).to(value.dtype)
-                value = value + z * _scalar(term.scale, value)
+                value = value + z * scalar(term.scale, value)
             rows.append(value.to(weight.dtype))
         return torch.stack(rows).reshape(*ids.shape, window.columns)
 
 
-def add_(target: Target, dense: torch.Tensor, move: BufferedMove, rounding: Rounding) -> None:
-    """x <- round(a x + factor m), panel by panel, on any device: what every backend does with a buffer m.
+def add_(target: Target, dense: Callable[[slice], torch.Tensor], move: Move, rounding: Rounding) -> None:
+    """x <- round(a x + y), panel by panel, on any device: what every backend does with a displacement y made of tensors.
 
     Elementwise torch rounds product and sum apart, so there is one order and one result.
 
     Args:
-        dense: m, contiguous, of the weight's shape, in the accumulator's type.
+        dense: y of some rows of the target's window, [rows, columns], in the accumulator's type.
+        move: its decay and rounding key count.
     """
     window = target.window
     weight = target.weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
@@ -101,10 +102,10 @@ def add_(target: Target, dense: torch.Tensor, move: BufferedMove, rounding: Roun
     for start in range(0, window.rows, panel_rows):
         rows = slice(start, min(start + panel_rows, window.rows))
         low = None if residual is None else residual[rows]
-        value = _load(weight[rows], low)
+        value = load(weight[rows], low)
         if target.decays and move.decay != 1.0:
-            value = value * _scalar(move.decay, value)
-        value = value + dense.view(window.shape)[rows] * _scalar(move.factor, value)
+            value = value * scalar(move.decay, value)
+        value = value + dense(rows)
         panel = window.panel(rows.start, rows.stop)
         weight[rows], low = _store(value, weight.dtype, low, move.rounding_key, panel, rounding)
         if residual is not None:
@@ -117,23 +118,23 @@ def _apply(
     high: torch.Tensor, low: torch.Tensor | None, move: Move, window: Window, decays: bool, rounding: Rounding
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """One move on one panel: stored parts in, stored parts out."""
-    accumulator = _load(high, low)
+    accumulator = load(high, low)
     if decays and move.decay != 1.0:
-        accumulator = accumulator * _scalar(move.decay, accumulator)
+        accumulator = accumulator * scalar(move.decay, accumulator)
     for term in move.terms:
         z = draw(term.direction, window, high.device).to(accumulator.dtype)
-        accumulator = accumulator + z * _scalar(term.scale, accumulator)
+        accumulator = accumulator + z * scalar(term.scale, accumulator)
     if move.to_nearest and rounding is Rounding.STOCHASTIC:
         rounding = Rounding.NEAREST
     return _store(accumulator, high.dtype, low, move.rounding_key, window, rounding)
 
 
-def _scalar(value: float, like: torch.Tensor) -> torch.Tensor:
+def scalar(value: float, like: torch.Tensor) -> torch.Tensor:
     """A scalar rounded to the accumulator's type, so that the product is taken in that type."""
     return torch.tensor(value, dtype=like.dtype, device=like.device)
 
 
-def _load(high: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:
+def load(high: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:
     """The stored weight in the accumulator's type."""
     if low is None:
         return high if high.dtype in (torch.float32, torch.float64) else high.to(torch.float32)

@@ -10,12 +10,22 @@ NAMED: dict[str, dict[str, object]] = {
     "es-rank": {"zo_estimator": "es_rank", "zo_directions": 8},
     "momentum": {"zo_rule": "momentum"},
     "adam": {"zo_rule": "adam"},
+    "full-adam": {"zo_rule": "full_adam", "zo_directions": 4},
     "sign": {"zo_rule": "sign"},
     "lozo": {"zo_shape": "low_rank", "zo_rank": 2, "zo_refresh": 50},
     "subzero": {"zo_shape": "subspace", "zo_rank": 8, "zo_refresh": 100},
     "eggroll": {"zo_estimator": "es_zscore", "zo_directions": 8, "zo_shape": "low_rank", "zo_rank": 1},
 }
-IN_WEIGHTS = {"fzoo", "es", "es-rank", "eggroll", "adam", "sign"}  # learning rates are lengths, not lengths^2 / loss
+# Learning rates of these are lengths, not lengths^2 / loss.
+IN_WEIGHTS = {
+    "fzoo",
+    "es",
+    "es-rank",
+    "eggroll",
+    "adam",
+    "full-adam",
+    "sign",
+}
 
 
 def settings_of(name: str) -> list[str]:

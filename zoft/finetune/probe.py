@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROBES = 16
 BATCHES = 8  # slopes are compared on this many batches for each probe direction
-UNITS = {"sgd": "", "momentum": "", "adam": ", in units of the weights", "sign": ", in units of the weights"}
+RAW = ("sgd", "momentum")  # rules whose learning rates are in weights^2 / loss
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,10 @@ class Report:
         else:
             bottom, top = self.lambda_max
             lines.append(f"largest eigenvalue     {bottom:.3g} to {top:.3g}   (by the probes' variance)")
-            lines += [f"learning rates of {self.method}{UNITS[self.rule]}:", *self._rates(self.advice)]
+            lines += [
+                f"learning rates of {self.method}{'' if self.rule in RAW else ', in units of the weights'}:",
+                *self._rates(self.advice),
+            ]
         return "\n".join([*lines, f"measured with {self.forwards} forward passes"])
 
     def _rates(self, advice: Advice) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from zoft.backends import Term
+from zoft.backends import BufferedMove, Move, Term
 from zoft.estimate import Step
 from zoft.limits import check_positive, check_share
 from zoft.rules.base import Rule, State
@@ -49,22 +49,18 @@ class Adam(Rule):
         check_share("zo_beta2", beta2)
         check_positive("delta", delta)
         self.beta, self.beta2, self.delta = beta, beta2, delta
-        self.buffered = check_buffer(buffer, window)
-        self.window = None if self.buffered else check_window(window, beta)
+        self.buffers = check_buffer(buffer, window)
+        self.window = None if self.buffers else check_window(window, beta)
 
     def init(self) -> State:
-        return {"v": 0.0, "spent": 0} if self.buffered else {"window": [], "v": 0.0, "spent": 0}
+        return {"v": 0.0, "spent": 0} if self.buffers else {"window": [], "v": 0.0, "spent": 0}
 
-    def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
-        assert self.window is not None, "a full buffer is moved by through_buffer"
+    def move(self, state: State, step: Step) -> tuple[Move, State]:
         factor, after = self._factor(state, step)
+        if self.window is None:
+            return BufferedMove(gradient(step.estimate), keep=self.beta, factor=factor), after
         pairs, window = weighted([*state["window"], remember(step.estimate)], self.beta, self.window)
-        terms = tuple(Term(direction, factor * m) for direction, m in pairs)
-        return terms, {**after, "window": window}
-
-    def through_buffer(self, state: State, step: Step) -> tuple[tuple[Term, ...], float, float, State]:
-        factor, after = self._factor(state, step)
-        return gradient(step.estimate), self.beta, factor, after
+        return Move(tuple(Term(direction, factor * m) for direction, m in pairs)), {**after, "window": window}
 
     def _factor(self, state: State, step: Step) -> tuple[float, State]:
         """What stands before sum_k beta^k g_{t-k}, and the scalars of the state after this step."""
@@ -82,5 +78,5 @@ class Adam(Rule):
             "beta2": self.beta2,
             "delta": self.delta,
             "window": self.window,
-            "buffer": "full" if self.buffered else "window",
+            "buffer": "full" if self.buffers else "window",
         }

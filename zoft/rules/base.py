@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from zoft.backends import BufferedMove, Move, Term
+from zoft.backends import Move
 from zoft.directions import Direction
 from zoft.estimate import Step
 
@@ -17,13 +17,13 @@ State = dict[str, Any]  # plain JSON values only: it goes into checkpoints and i
 
 
 class Rule(ABC):
-    """(init, update): a rule keeps scalars and addresses of directions, never a tensor as large as the weights."""
+    """(init, move): a rule keeps scalars and addresses of directions. Tensors as large as the weights are the space's."""
 
     name: str
     # Whether coefficients and learning rates are rounded to float32 before they are spent, because a published step then
     # takes 4 bytes for each. They are known to fewer digits than that: an estimate's first three digits are noise.
     single = False
-    buffered = False  # moves go through a buffer as large as the weights (`through_buffer`), not by `update`
+    buffers: tuple[str, ...] = ()  # of `zoft.space.BUFFERS`: tensors as large as the weights that its moves go through
 
     def init(self) -> State:
         """The state before the first step."""
@@ -34,12 +34,8 @@ class Rule(ABC):
         del directions
 
     @abstractmethod
-    def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
-        """The displacement that `step` adds to the weights, as terms, and the state after it. `state` is not changed."""
-
-    def through_buffer(self, state: State, step: Step) -> tuple[tuple[Term, ...], float, float, State]:
-        """(terms, keep, factor, state): m <- keep m + terms, and the weights move by factor m. For `buffered` rules."""
-        raise NotImplementedError(f"{self.name} keeps no buffer")
+    def move(self, state: State, step: Step) -> tuple[Move, State]:
+        """What `step` does to the weights, decay apart, and the state after it. `state` is not changed."""
 
     def settings(self) -> State:
         """What the log's header must hold to rebuild this rule: name and hyper-parameters."""
@@ -63,14 +59,9 @@ def spend(rule: Rule, state: State, step: Step) -> tuple[Move | None, State]:
     debt = state.get(DEBT, 0.0) + step.lr * step.weight_decay
     decay, debt = pay(debt)
     key = (step.estimate.directions[0].seed, step.index)  # its own bits for every step, whatever its directions
-    if rule.buffered:
-        terms, keep, factor, after = rule.through_buffer(state, step)
-        move: Move = BufferedMove(terms, decay, key, keep=keep, factor=factor)
-    else:
-        terms, after = rule.update(state, step)
-        move = Move(terms, decay, key)
+    move, after = rule.move(state, step)
     after = {name: value for name, value in after.items() if name != DEBT} | ({DEBT: debt} if debt else {})
-    return move, after
+    return replace(move, decay=decay, rounding_key=key), after
 
 
 def in_single(step: Step) -> Step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoft.backends import Term
+from zoft.backends import BufferedMove, Move, Term
 from zoft.estimate import Step
 from zoft.limits import check_share
 from zoft.rules.base import Rule, State
@@ -36,24 +36,22 @@ class Momentum(Rule):
         """
         check_share("zo_momentum", beta)
         self.beta = beta
-        self.buffered = check_buffer(buffer, window)
-        self.window = None if self.buffered else check_window(window, beta)
+        self.buffers = check_buffer(buffer, window)
+        self.window = None if self.buffers else check_window(window, beta)
 
     def init(self) -> State:
-        return {} if self.buffered else {"window": []}
+        return {} if self.buffers else {"window": []}
 
-    def through_buffer(self, state: State, step: Step) -> tuple[tuple[Term, ...], float, float, State]:
-        return gradient(step.estimate), self.beta, -step.lr, state
-
-    def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
-        assert self.window is not None, "a full buffer is moved by through_buffer"
+    def move(self, state: State, step: Step) -> tuple[Move, State]:
+        if self.window is None:
+            return BufferedMove(gradient(step.estimate), keep=self.beta, factor=-step.lr), state
         pairs, window = weighted([*state["window"], remember(step.estimate)], self.beta, self.window)
-        return tuple(Term(direction, -step.lr * m) for direction, m in pairs), {"window": window}
+        return Move(tuple(Term(direction, -step.lr * m) for direction, m in pairs)), {"window": window}
 
     def settings(self) -> State:
         return {
             "name": self.name,
             "beta": self.beta,
             "window": self.window,
-            "buffer": "full" if self.buffered else "window",
+            "buffer": "full" if self.buffers else "window",
         }

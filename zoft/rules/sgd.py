@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from zoft.backends import Term
+from zoft.backends import Move
 from zoft.estimate import Step
 from zoft.rules.base import Rule, State
+from zoft.rules.window import gradient
 
 
 class SGD(Rule):
@@ -12,6 +13,5 @@ class SGD(Rule):
 
     name = "sgd"
 
-    def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
-        pairs = zip(step.estimate.directions, step.estimate.coefficients, strict=True)
-        return tuple(Term(direction, -step.lr * coefficient) for direction, coefficient in pairs), state
+    def move(self, state: State, step: Step) -> tuple[Move, State]:
+        return Move(gradient(step.estimate, -step.lr)), state

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoft.backends import Term
+from zoft.backends import Move, Term
 from zoft.directions import Direction, Distribution
 from zoft.errors import UsageError
 from zoft.estimate import Step
@@ -33,8 +33,8 @@ class Sign(Rule):
             f"itself, but {len(directions)} of {directions[0].distribution} were given; average over a larger batch instead"
         )
 
-    def update(self, state: State, step: Step) -> tuple[tuple[Term, ...], State]:
+    def move(self, state: State, step: Step) -> tuple[Move, State]:
         self.check(step.estimate.directions)
         (coefficient,) = step.estimate.coefficients
         sign = (coefficient > 0.0) - (coefficient < 0.0)
-        return (Term(step.estimate.directions[0], -step.lr * sign),), state
+        return Move((Term(step.estimate.directions[0], -step.lr * sign),)), state

@@ -7,11 +7,12 @@ from typing import Any
 from zoft.errors import UsageError
 from zoft.rules.adam import Adam
 from zoft.rules.base import Rule
+from zoft.rules.full_adam import FullAdam
 from zoft.rules.momentum import Momentum
 from zoft.rules.sgd import SGD
 from zoft.rules.sign import Sign
 
-RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, Sign)}
+RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, FullAdam, Sign)}
 
 
 def rule(name: str, **settings: Any) -> Rule:

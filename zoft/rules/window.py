@@ -47,15 +47,15 @@ def check_window(window: int | None, beta: float) -> int:
     return window
 
 
-def check_buffer(buffer: str, window: int | None) -> bool:
-    """Whether the buffer is as large as the weights. Raises UsageError for another word, or a window beside it."""
+def check_buffer(buffer: str, window: int | None) -> tuple[str, ...]:
+    """The buffer as large as the weights, or none. Raises UsageError for another word, or a window beside it."""
     if buffer not in ("window", "full"):
         raise UsageError(f"zo_momentum_buffer must be window or full, not {buffer!r}")
     if buffer == "full" and window is not None:
         raise UsageError(
             f"zo_momentum_buffer=full forgets nothing, so it has no window; leave out the window of {window}"
         )
-    return buffer == "full"
+    return ("momentum",) if buffer == "full" else ()
 
 
 def gradient(estimate: Estimate, share: float = 1.0) -> tuple[Term, ...]:

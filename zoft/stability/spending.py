@@ -9,7 +9,11 @@ from typing import Any
 from zoft.errors import UsageError
 from zoft.stability.theory import scalar_adam_scale
 
-HEAVY_BALL, ADAM, SGD, SIGN = "momentum", "adam", "sgd", "sign"
+HEAVY_BALL, ADAM, SGD, SIGN, FULL_ADAM = "momentum", "adam", "sgd", "sign", "full_adam"
+KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, SIGN)
+OWN_ROOT = math.sqrt(
+    math.pi / 2.0
+)  # most that a normal number's own root takes from its part in the gradient: 1 / E|x|
 
 
 def normalisation(spent: Sequence[float], slopes: Sequence[float]) -> float:
@@ -33,9 +37,14 @@ class Gain:
 
         sgd 1,     heavy ball 1 / (1 - beta),     scalar adam 1 / (sqrt(v^) + delta),  v^ = mean of p^2 / q
         sign 1 / mean of |p|
+        full_adam sqrt(pi / 2) times scalar adam's, v^ being the mean of the tensor over the draws of z
 
     In eta_e the right edge is 2 q / Tr for the first three: (6) for heavy ball and, with P^-1 H in the place of H, (18). Sign
     descent has no edge, but stops descending just there, lr / E|p| = 2 / Tr (`zoft.rules.sign`).
+
+    A second moment of every weight has a closed form while it stands still (3), which takes the tensor. While it moves it is
+    correlated with the gradient: after the first step of full_adam every weight moves by lr sign(g_i), whose square is the
+    scalar's and whose share of the gradient is E|x| = sqrt(2 / pi) of it for normal g_i. Hence the factor: the safe edge.
 
     >>> Gain({"name": "momentum", "beta": 0.75}).now([1.0], {}), Gain({"name": "sgd"}).now([1.0], {})
     (4.0, 1.0)
@@ -45,10 +54,10 @@ class Gain:
     """
 
     def __init__(self, rule: Mapping[str, Any]) -> None:
-        if rule["name"] not in (SGD, HEAVY_BALL, ADAM, SIGN):
+        if rule["name"] not in KNOWN:
             raise UsageError(
                 f"the edge of stability is not known for zo_rule={rule['name']}; set stability=off, "
-                f"or take one of {SGD}, {HEAVY_BALL}, {ADAM}, {SIGN}"
+                f"or take one of {', '.join(KNOWN)}"
             )
         self.name: str = rule["name"]
         self.momentum = float(rule.get("beta", 0.0))
@@ -64,4 +73,5 @@ class Gain:
             return 1.0 / state["size"] if state["size"] > 0.0 else 1.0  # where nothing slopes nothing moves
         square = math.fsum(p * p for p in slopes) / len(slopes) ** 2  # sum of c_j^2, c_j = p_j / q
         v = self._beta2 * state.get("v", 0.0) + (1.0 - self._beta2) * square
-        return 1.0 / scalar_adam_scale(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1)), adam_eps=self._delta)
+        scale = scalar_adam_scale(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1)), adam_eps=self._delta)
+        return (OWN_ROOT if self.name == FULL_ADAM else 1.0) / scale

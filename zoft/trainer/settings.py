@@ -10,6 +10,9 @@ from zoft.stability.settings import StabilitySettings
 if TYPE_CHECKING:
     from zoft.directions import LowRank
 
+# Rules with a second moment for every weight -> the rule that they are along one direction of signs.
+ALREADY = {"full_adam": "adam zo_momentum_buffer=full"}
+
 
 @dataclass(frozen=True)
 class ZOSettings(StabilitySettings):
@@ -32,9 +35,9 @@ class ZOSettings(StabilitySettings):
     zo_shape: Literal["dense", "low_rank", "subspace"] = "dense"  # of a matrix's direction
     zo_rank: int = 2  # of low_rank and subspace
     zo_refresh: int = 1  # steps for which the right factor (of subspace both) stays
-    zo_rule: Literal["sgd", "momentum", "adam", "sign"] = "sgd"
-    zo_momentum: float = 0.9  # beta of momentum and adam; sgd has none
-    zo_beta2: float = 0.99  # of adam's second moment
+    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "sign"] = "sgd"
+    zo_momentum: float = 0.9  # beta of all rules but sgd and sign
+    zo_beta2: float = 0.99  # of the second moment of adam and full_adam
     zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
     zo_momentum_buffer: Literal["window", "full"] = "window"  # full: as large as the weights, 4 bytes for each
 
@@ -46,11 +49,6 @@ class ZOSettings(StabilitySettings):
             raise UsageError(
                 f"zo_estimator=fzoo divides by the spread of the losses and needs zo_directions=3 or more (8 is usual), but "
                 f"{self.zo_directions} was given"
-            )
-        if self.zo_rule == "sign" and (self.zo_directions, self.zo_distribution) != (1, "rademacher"):
-            raise UsageError(
-                "zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "
-                f"itself, but {self.zo_directions} and {self.zo_distribution} were given"
             )
         if self.zo_shape == "dense" and (self.zo_rank, self.zo_refresh) != (ZOSettings.zo_rank, ZOSettings.zo_refresh):
             raise UsageError("zo_rank and zo_refresh are of thin factors; set zo_shape=low_rank or subspace with them")
@@ -71,9 +69,18 @@ class ZOSettings(StabilitySettings):
             raise UsageError(
                 "zo_light_checkpoints=true leaves the weights to the log, and zo_trajectory=false keeps none"
             )
+        self._check_rule()
         check_count("zo_check_every", self.zo_check_every, least=0)
         if self.zo_seed is not None:
             check_seed("zo_seed", self.zo_seed)
+        if self.weight_rounding.startswith("residual") and self.perturbation == "in_place":
+            raise UsageError(
+                f"perturbation=in_place cannot restore weights that carry residual bits (weight_rounding="
+                f"{self.weight_rounding}); use perturbation=read_only or weight_rounding=stochastic"
+            )
+
+    def _check_rule(self) -> None:
+        name, one = self.zo_rule, (self.zo_directions, self.zo_distribution) == (1, "rademacher")
         check_share("zo_momentum", self.zo_momentum)
         check_share("zo_beta2", self.zo_beta2)
         if self.zo_momentum_window is not None:
@@ -82,10 +89,21 @@ class ZOSettings(StabilitySettings):
             raise UsageError(
                 "zo_momentum_window is the length of a list, and zo_momentum_buffer=full keeps none; set one only"
             )
-        if self.weight_rounding.startswith("residual") and self.perturbation == "in_place":
+        if name == "sign" and not one:
             raise UsageError(
-                f"perturbation=in_place cannot restore weights that carry residual bits (weight_rounding="
-                f"{self.weight_rounding}); use perturbation=read_only or weight_rounding=stochastic"
+                "zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "
+                f"itself, but {self.zo_directions} and {self.zo_distribution} were given"
+            )
+        if name in ALREADY and one and self.zo_shape == "dense":
+            raise UsageError(
+                f"zo_rule={name} keeps a second moment for every weight, and with zo_directions=1 and "
+                f"zo_distribution=rademacher all of them are one number: take zo_rule={ALREADY[name]}, which is the same step, "
+                "or more directions"
+            )
+        if name == "full_adam" and (self.zo_momentum_buffer, self.zo_momentum_window) != ("window", None):
+            raise UsageError(
+                "zo_momentum_buffer and zo_momentum_window are choices of momentum and adam; zo_rule=full_adam keeps both "
+                "moments as large as the weights: leave them out"
             )
 
     @property
@@ -113,4 +131,6 @@ class ZOSettings(StabilitySettings):
         {'beta': 0.9, 'window': None, 'buffer': 'window'}
         """
         own = {"beta": self.zo_momentum, "window": self.zo_momentum_window, "buffer": self.zo_momentum_buffer}
-        return {"momentum": own, "adam": {**own, "beta2": self.zo_beta2}}.get(self.zo_rule, {})
+        moments = {"beta": self.zo_momentum, "beta2": self.zo_beta2}
+        rules = {"momentum": own, "adam": {**own, **moments}, "full_adam": moments}
+        return rules.get(self.zo_rule, {})

@@ -40,6 +40,5 @@ def forget(optimizer: ZOOptimizer | MeZO) -> None:
     if isinstance(optimizer, MeZO):
         return
     optimizer.rule_state = optimizer.rule.init()
-    for buffer in optimizer.space.momenta.values():
-        buffer.zero_()
+    optimizer.space.forget_momenta()
     optimizer.space.load_residuals({name: torch.zeros_like(bits) for name, bits in optimizer.space.residuals()})

@@ -65,11 +65,15 @@ class ZOConfig(TrainingArguments):
     )
     zo_rank: int = field(default=ZOSettings.zo_rank, metadata={"help": "Columns of the thin factors."})
     zo_refresh: int = field(default=ZOSettings.zo_refresh, metadata={"help": "Steps for which factors stay."})
-    zo_rule: Literal["sgd", "momentum", "adam", "sign"] = field(
+    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "sign"] = field(
         default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on; see zoft methods."}
     )
-    zo_momentum: float = field(default=ZOSettings.zo_momentum, metadata={"help": "Beta of momentum and adam."})
-    zo_beta2: float = field(default=ZOSettings.zo_beta2, metadata={"help": "Beta of adam's second moment."})
+    zo_momentum: float = field(
+        default=ZOSettings.zo_momentum, metadata={"help": "Beta of momentum, in rules that have it."}
+    )
+    zo_beta2: float = field(
+        default=ZOSettings.zo_beta2, metadata={"help": "Beta of the second moment of adam and full_adam."}
+    )
     zo_momentum_window: int | None = field(
         default=ZOSettings.zo_momentum_window, metadata={"help": "Steps that momentum remembers; default: by beta."}
     )

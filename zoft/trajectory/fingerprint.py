@@ -54,8 +54,8 @@ def state_fingerprint(space: ParameterSpace, rule_state: dict[str, Any]) -> str:
     """
     found: list[Any] = [rule_state]
     for slot in space.slots:
-        stored = (slot.weight, slot.residual, space.momenta.get(slot.name))
-        found.append([slot.name, *(None if tensor is None else checksum([slot.whole(tensor)]) for tensor in stored)])
+        sums = (None if tensor is None else checksum([slot.whole(tensor)]) for tensor in space.stored(slot))
+        found.append([slot.name, *sums])
     return hashlib.blake2b(json.dumps(found, sort_keys=True).encode(), digest_size=8).hexdigest()
 
 

@@ -78,11 +78,13 @@ def attach(
 
 def _check_beginning(optimizer: ZOOptimizer, path: Path) -> None:
     """Raises TrajectoryError where a log from the present step could not be replayed."""
-    if any(bool(buffer.any()) for buffer in optimizer.space.momenta.values()):
+    if not optimizer.space.fresh:
+        full = "buffer" in optimizer.rule.settings()
+        what = "zo_momentum_buffer=full" if full else f"zo_rule={optimizer.rule.name}"
         raise TrajectoryError(
             f"there is no log {path} that leads here, and one that begins at step {optimizer.steps} could not be replayed: "
-            "with zo_momentum_buffer=full it would lack the momentum. Resume in the run's own folder, take "
-            "zo_momentum_buffer=window, or set zo_trajectory=false"
+            f"with {what} it would lack what the rule keeps beside the weights. Resume in the run's own folder"
+            f"{', take zo_momentum_buffer=window' if full else ''}, or set zo_trajectory=false"
         )
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from zoft.backends import BufferedMove, Move, Rounding
+from zoft.backends import Move, Rounding, TensorMove
 from zoft.errors import UsageError
 from zoft.estimate import Step
 from zoft.estimators import estimator as make_estimator
 from zoft.perturb import in_place_path
-from zoft.rules import State, spend
+from zoft.rules import Rule, State, spend
 from zoft.rules import rule as make_rule
 from zoft.space import ParameterSpace
 from zoft.trajectory.errors import TrajectoryError
@@ -80,8 +80,8 @@ class Writes:
     def __init__(self, header: Header, state: State) -> None:
         """Raises TrajectoryError: a rule or estimator that this version of zoft does not have."""
         self.state = state
+        self._rule = rule_of(header)
         try:
-            self._rule = make_rule(**header.rule)
             self._estimator = make_estimator(**header.estimator)
         except (UsageError, TypeError, ValueError) as error:
             raise TrajectoryError(f"this version of zoft cannot replay the log: {error}") from error
@@ -101,26 +101,33 @@ class Writes:
             yield move, True
 
 
+def rule_of(header: Header) -> Rule:
+    """The rule of the run. Raises TrajectoryError: one that this version of zoft does not have."""
+    try:
+        return make_rule(**header.rule)
+    except (UsageError, TypeError, ValueError) as error:
+        raise TrajectoryError(f"this version of zoft cannot replay the log: {error}") from error
+
+
 def matching_space(
     model: nn.Module,
     header: Header,
     backend: str = "auto",
     rounding: str | None = None,
-    buffered: bool | None = None,
+    buffers: Sequence[str] | None = None,
     factored: bool | None = None,
 ) -> ParameterSpace:
-    """The log's parameters in `model`, with the log's rounding, momentum buffer and form of directions (or others).
+    """The log's parameters in `model`, with the log's rounding, rule's buffers and form of directions (or others).
 
     Raises:
         TrajectoryError: names, shapes or dtypes differ; the message says which.
     """
-    full = header.rule.get("buffer") == "full" if buffered is None else buffered
     with trainable_as_in(header, model):
         space = ParameterSpace(
             model,
             rounding=rounding or header.rounding,
             backend_name=backend,
-            buffered=full,
+            buffers=rule_of(header).buffers if buffers is None else buffers,
             factored=bool(header.form) if factored is None else factored,
         )
     mine = {p.name: p for p in parameters(space)}
@@ -163,9 +170,9 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
     header = logs[0][0].header
     dtypes = {parameter.dtype for log, _ in logs for parameter in log.header.parameters}
     rounding = Rounding.STOCHASTIC if "float16" in dtypes else Rounding.RESIDUAL16
-    buffered = any(log.header.rule.get("buffer") == "full" for log, _ in logs)
+    buffers = list(dict.fromkeys(kind for log, _ in logs for kind in rule_of(log.header).buffers))
     factored = any(log.header.form for log, _ in logs)
-    space = matching_space(model, header, backend, rounding, buffered, factored)
+    space = matching_space(model, header, backend, rounding, buffers, factored)
     for log, _ in logs:
         if log.header.parameters != header.parameters:
             raise TrajectoryError("the logs trained different parameters; merge runs that trained the same ones")
@@ -173,8 +180,7 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
             raise TrajectoryError("a run with weight decay cannot be scaled; merge runs with weight_decay=0")
         check_base(model, space, log.header)
     for log, scale in logs:
-        for buffer in space.momenta.values():
-            buffer.zero_()
+        space.forget_momenta()
         writes = Writes(log.header, log.header.rule_state)
         moves = [_scaled(move, scale) for step in log.steps for move, is_update in writes.of(step) if is_update]
         for start in range(0, len(moves), TERMS_AT_ONCE):
@@ -183,7 +189,7 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
 
 
 def _scaled(move: Move, scale: float) -> Move:
-    if isinstance(move, BufferedMove):
+    if isinstance(move, TensorMove):
         return replace(move, factor=scale * move.factor)
     terms: Any = tuple(type(term)(term.direction, scale * term.scale) for term in move.terms)
     return Move(terms, rounding_key=move.rounding_key)

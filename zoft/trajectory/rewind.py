@@ -21,7 +21,7 @@ class Snapshot:
     step: int  # optimizer steps taken before it
     weights: dict[str, torch.Tensor]  # by canonical name
     residuals: dict[str, torch.Tensor]
-    momenta: dict[str, torch.Tensor]  # of a rule with zo_momentum_buffer=full
+    momenta: dict[str, torch.Tensor]  # the buffers of a rule that has some
     rule_state: State
     skipped: int
 

@@ -1,0 +1,79 @@
+"""Adam as published: both moments of every weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from zoft.backends import AdaptiveMove, Move
+from zoft.directions import Direction, Distribution
+from zoft.errors import UsageError
+from zoft.estimate import Step
+from zoft.limits import check_positive, check_share
+from zoft.rules.base import Rule, State
+from zoft.rules.window import gradient
+
+
+class FullAdam(Rule):
+    """m <- beta m + (1 - beta) g;  v <- beta2 v + (1 - beta2) g^2;  w <- w - lr m^ / (sqrt(v^) + delta)
+
+    element by element, with m^ = m / (1 - beta^t), v^ = v / (1 - beta2^t) after t spent steps (Kingma & Ba 2015; Malladi et al.
+    2023, "MeZO-Adam"). State: m and v, 8 bytes a weight, and two scalars. Forwards: the estimator's.
+
+    In the mean over normal z, g_i^2 is ||grad L||^2 / q + (1 + 1/q) (dL/dw_i)^2 (E8): the elements of v differ by noise alone
+    unless one weight holds a large part of the gradient. `adam` divides all by one number and keeps 4 bytes, or none. With one
+    dense direction of signs g_i^2 is c^2 for every i, and the two are one rule: that is refused.
+
+    The learning rate is in units of the weights.
+    """
+
+    name = "full_adam"
+    single = True
+    buffers = ("momentum", "square")
+
+    def __init__(self, beta: float = 0.9, beta2: float = 0.99, delta: float = 1e-8) -> None:
+        """
+        Args:
+            beta: share of m that survives a step, in [0, 1).
+            beta2: share of v that survives a step, in [0, 1).
+            delta: added to the root of v, in loss per unit length; > 0.
+
+        Raises:
+            UsageError: a value out of range.
+        """
+        check_share("zo_momentum", beta)
+        check_share("zo_beta2", beta2)
+        check_positive("delta", delta)
+        self.beta, self.beta2, self.delta = beta, beta2, delta
+
+    def init(self) -> State:
+        return {"v": 0.0, "spent": 0}
+
+    def check(self, directions: Sequence[Direction]) -> None:
+        check_not_one_sign(self.name, "adam zo_momentum_buffer=full", directions)
+
+    def move(self, state: State, step: Step) -> tuple[Move, State]:
+        spent = state["spent"] + 1
+        mean = self.beta2 * state["v"] + (1.0 - self.beta2) * math.fsum(c * c for c in step.estimate.coefficients)
+        move = AdaptiveMove(
+            gradient(step.estimate),
+            factor=-step.lr * (1.0 - self.beta) / (1.0 - self.beta**spent),
+            keep=self.beta,
+            keep_square=self.beta2,
+            share=1.0 - self.beta2,
+            unbias=1.0 / (1.0 - self.beta2**spent),
+            delta=self.delta,
+        )
+        return move, {"v": mean, "spent": spent}  # v: the mean of the tensor over z, for the monitor
+
+    def settings(self) -> State:
+        return {"name": self.name, "beta": self.beta, "beta2": self.beta2, "delta": self.delta}
+
+
+def check_not_one_sign(name: str, same: str, directions: Sequence[Direction]) -> None:
+    """Raises UsageError for one dense direction of signs, along which every element of g^2 is the same number."""
+    if len(directions) == 1 and directions[0].distribution is Distribution.RADEMACHER and not directions[0].form:
+        raise UsageError(
+            f"zo_rule={name} keeps a second moment for every weight, and with zo_directions=1 and zo_distribution=rademacher "
+            f"all of them are one number: take zo_rule={same}, which is the same step, or more directions"
+        )
