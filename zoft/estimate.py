@@ -19,11 +19,12 @@ class Estimate:
     directions: tuple[Direction, ...]  # [q]
     coefficients: tuple[float, ...]  # [q] loss per unit length along z
     loss: float  # mean of the evaluated losses: the loss smoothed over the radius
+    curvatures: tuple[float, ...] = ()  # [q] z'Hz [loss per unit length^2], of estimators that take the loss at w
 
     @property
     def finite(self) -> bool:
         """True if every number in it is finite; otherwise nothing may be spent."""
-        return all(map(math.isfinite, (self.loss, *self.coefficients)))
+        return all(map(math.isfinite, (self.loss, *self.coefficients, *self.curvatures)))
 
 
 class Flag(enum.IntFlag):

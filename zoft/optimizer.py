@@ -109,6 +109,11 @@ class ZOOptimizer(torch.optim.Optimizer):
             )
         self.estimator = make_estimator(estimator, eps=eps)
         self.estimator.check(self.directions)
+        if self.estimator.curved != self.rule.curved:
+            raise UsageError(
+                "zo_estimator=three_point takes the loss at the weights for zo_rule=hizoo, which needs it: set both or "
+                f"neither, not {estimator} and {rule}"
+            )
         self.rule.check(self.source.at(0, self.directions))
         self.rule_state = self.rule.init()
         self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
@@ -306,6 +311,6 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.rule_state = mine["rule_state"]
         if mine["residuals"] is not None:
             self.space.load_residuals(mine["residuals"])
-            self.space.load_momenta(mine["momenta"])
+            self.space.momenta.load(mine["momenta"])
         if self.governor is not None and "governor" in mine:
             self.governor.load_state_dict(mine["governor"])

@@ -14,6 +14,8 @@ from torch import nn
 
 from zoft.backends import Backend, Move, Rounding, Target, TensorMove, backend
 from zoft.backends.factored import FactoredBackend
+from zoft.backends.scaled import ScaledBackend
+from zoft.buffers import Buffers
 from zoft.checksum import checksum
 from zoft.directions import Window
 from zoft.errors import UnsupportedModuleError, UsageError
@@ -21,7 +23,6 @@ from zoft.naming import canonical_name, stream_ids
 from zoft.shards import Shard, is_cut_itself, is_sharded, part_of, reshard
 
 NORM_PANEL = 1 << 22  # elements that are in float64 at once
-BUFFERS = {"momentum": 0.0, "square": 0.0}  # what rules keep beside the weights, and what it begins with
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -72,7 +73,7 @@ class ParameterSpace:
         Args:
             rounding: how 16-bit weights store an update.
             backend_name: who computes.
-            buffers: of `BUFFERS`, tensors as large as the weights that a rule keeps (4 bytes each; 8 for float64).
+            buffers: of `zoft.buffers`, tensors as large as the weights that a rule keeps (4 bytes each; 8 for float64).
             factored: directions may have thin factors.
         """
         self.rounding = Rounding(rounding)
@@ -96,9 +97,14 @@ class ParameterSpace:
         self.torn = False  # a write has begun and was interrupted: no step leads to these weights
         self._filled = tuple(slot for slot in self.slots if slot.weight.numel() or slot.shard is None)
         self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self._filled)
-        self.momenta: dict[str, torch.Tensor] = {}  # the buffers, by `_key`
-        for kind in buffers:
-            self.momenta |= {_key(kind, s.name): _fresh(s.weight, BUFFERS[kind]) for s in self.slots}
+        self.momenta = Buffers(buffers, {s.name: s.weight for s in self.slots})
+        if "curvature" in buffers:
+            if sharded:
+                raise UsageError(
+                    "zo_rule=hizoo keeps its curvatures whole; a model cut by fully_shard needs another rule"
+                )
+            scales = {s.window.stream: self.momenta.of(["curvature"], s.name)[0] for s in self.slots}
+            self.backend = ScaledBackend(self.backend, scales)
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -132,12 +138,7 @@ class ParameterSpace:
 
     def _through_tensors_(self, move: TensorMove) -> None:
         for target, slot in zip(self._targets, self._filled, strict=True):
-            kept = [self.momenta.get(_key(kind, slot.name)) for kind in move.buffers]
-            if any(buffer is None for buffer in kept):
-                raise UsageError(
-                    f"this move goes through buffers, and the space was made without; pass buffers={move.buffers}"
-                )
-            move.spend_(self.backend, target, kept, self.rounding)  # type: ignore[arg-type]
+            move.spend_(self.backend, target, self.momenta.of(move.buffers, slot.name), self.rounding)
 
     def norm(self) -> float:
         """The Euclidean norm of all trainable weights, accumulated in float64."""
@@ -168,31 +169,7 @@ class ParameterSpace:
         """All that is kept of a parameter: its weight, its low-order bits or None, the rule's buffers (None: no momentum)."""
         yield slot.weight.detach()
         yield slot.residual
-        yield self.momenta.get(slot.name)
-        for kind in BUFFERS:
-            if kind != "momentum" and (buffer := self.momenta.get(_key(kind, slot.name))) is not None:
-                yield buffer
-
-    def forget_momenta(self) -> None:
-        """Let the rule's buffers begin anew."""
-        for key, buffer in self.momenta.items():
-            buffer.fill_(BUFFERS[_kind(key)])
-
-    @property
-    def fresh(self) -> bool:
-        """Are the rule's buffers, if any, as they begin."""
-        return all(bool((buffer == BUFFERS[_kind(key)]).all()) for key, buffer in self.momenta.items())
-
-    def load_momenta(self, momenta: dict[str, torch.Tensor]) -> None:
-        """Put back the rule's buffers from a checkpoint.
-
-        Raises:
-            UsageError: they belong to other parameters.
-        """
-        if {n: m.shape for n, m in self.momenta.items()} != {n: m.shape for n, m in momenta.items()}:
-            raise UsageError("the checkpoint's momentum buffers do not match this model's weights")
-        for name, buffer in momenta.items():
-            self.momenta[name].copy_(buffer)
+        yield from self.momenta.beside(slot.name)
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
         """Put back weights that were copied earlier, by canonical name.
@@ -227,21 +204,6 @@ def sum_of_squares(values: torch.Tensor) -> float:
     """||values||^2 in float64, of which one panel is held at a time."""
     panels = values.detach().reshape(-1).split(NORM_PANEL)
     return math.fsum(float(panel.to(torch.float64).square().sum()) for panel in panels)
-
-
-def _fresh(weight: torch.Tensor, value: float) -> torch.Tensor:
-    wide = torch.float64 if weight.dtype is torch.float64 else torch.float32
-    return torch.full(weight.shape, value, dtype=wide, device=weight.device)
-
-
-def _key(kind: str, name: str) -> str:
-    """Of a buffer: momentum goes by the parameter's name alone."""
-    return name if kind == "momentum" else f"{kind} of {name}"
-
-
-def _kind(key: str) -> str:
-    kind, of, _ = key.partition(" of ")
-    return kind if of else "momentum"
 
 
 def _check_dtypes(trainable: dict[str, nn.Parameter], rounding: Rounding) -> None:

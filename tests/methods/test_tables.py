@@ -53,7 +53,8 @@ def test_bytes_and_draws_are_the_tables(name: str, buffer: str) -> None:
     if buffer == "full" and "full" not in RULE_ROWS[name].extra:
         pytest.skip("no buffer to be had")
     q, own = (2 if name == "full_adam" else 1), {"buffer": buffer} if "full" in RULE_ROWS[name].extra else {}
-    optimizer = make(Tiny(), rule=name, rule_settings=own, directions=q)
+    needs = {"estimator": "three_point", "distribution": "gaussian"} if name == "hizoo" else {}
+    optimizer = make(Tiny(), rule=name, rule_settings=own, directions=q, **needs)
     moves = []
     move_ = optimizer.space.move_
     optimizer.space.move_ = lambda given: (moves.extend(given), move_(given))[1]  # type: ignore[method-assign]

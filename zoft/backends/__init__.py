@@ -1,6 +1,7 @@
 """The ops that touch weights: one contract, several implementations, the same bits."""
 
 from zoft.backends.base import PANEL_BYTES, Backend, Move, Point, Rounding, Target, Term
+from zoft.backends.scaled import CurvedMove
 from zoft.backends.table import available, backend
 from zoft.backends.tensor_moves import AdaptiveMove, BufferedMove, TensorMove
 
@@ -9,6 +10,7 @@ __all__ = [
     "AdaptiveMove",
     "Backend",
     "BufferedMove",
+    "CurvedMove",
     "Move",
     "Point",
     "Rounding",

@@ -20,6 +20,14 @@ class ReferenceBackend(Backend):
 
     name = "reference"
 
+    def draw(self, direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
+        """z over a window: [rows, columns]."""
+        return draw(direction, window, device)
+
+    def draw_rows(self, direction: Direction, window: Window, rows: torch.Tensor) -> torch.Tensor:
+        """z on single rows of a window: [n, columns]."""
+        return draw_rows(direction, window, rows)
+
     def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
         weight, window = target.weight, target.window
         if weight.numel() != window.rows * window.columns:
@@ -35,7 +43,7 @@ class ReferenceBackend(Backend):
             panel = window.panel(rows.start, rows.stop)
             high, low = source[rows], None if residual is None else residual[rows]
             for move in moves:
-                high, low = _apply(high, low, move, panel, target.decays, rounding)
+                high, low = self._apply(high, low, move, panel, target.decays, rounding)
             sink[rows] = high
             if residual is not None and target.out is None:
                 residual[rows] = low  # type: ignore[assignment]
@@ -54,7 +62,7 @@ class ReferenceBackend(Backend):
             start = max(block * LANES - window.row, 0)
             stop = min((block + 1) * LANES - window.row, window.rows)
             x = load(source[start:stop], None if residual is None else residual[start:stop])
-            products = x * draw(direction, window.panel(start, stop), x.device).to(x.dtype)
+            products = x * self.draw(direction, window.panel(start, stop), x.device).to(x.dtype)
             total = torch.zeros_like(products[0])
             for row in products:
                 total = total + row
@@ -80,10 +88,24 @@ class ReferenceBackend(Backend):
         for row_ids, point in zip(ids.reshape(len(points), -1), points, strict=True):
             value = load(weight.index_select(0, row_ids), None)
             for term in point:
-                z = draw_rows(term.direction, window, row_ids).to(value.dtype)
+                z = self.draw_rows(term.direction, window, row_ids).to(value.dtype)
                 value = value + z * scalar(term.scale, value)
             rows.append(value.to(weight.dtype))
         return torch.stack(rows).reshape(*ids.shape, window.columns)
+
+    def _apply(
+        self, high: torch.Tensor, low: torch.Tensor | None, move: Move, window: Window, decays: bool, rounding: Rounding
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One move on one panel: stored parts in, stored parts out."""
+        accumulator = load(high, low)
+        if decays and move.decay != 1.0:
+            accumulator = accumulator * scalar(move.decay, accumulator)
+        for term in move.terms:
+            z = self.draw(term.direction, window, high.device).to(accumulator.dtype)
+            accumulator = accumulator + z * scalar(term.scale, accumulator)
+        if move.to_nearest and rounding is Rounding.STOCHASTIC:
+            rounding = Rounding.NEAREST
+        return _store(accumulator, high.dtype, low, move.rounding_key, window, rounding)
 
 
 def add_(target: Target, dense: Callable[[slice], torch.Tensor], move: Move, rounding: Rounding) -> None:
@@ -112,21 +134,6 @@ def add_(target: Target, dense: Callable[[slice], torch.Tensor], move: Move, rou
             residual[rows] = low  # type: ignore[assignment]
     if not target.weight.is_contiguous():
         target.weight.detach().copy_(weight.view(target.weight.shape))
-
-
-def _apply(
-    high: torch.Tensor, low: torch.Tensor | None, move: Move, window: Window, decays: bool, rounding: Rounding
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """One move on one panel: stored parts in, stored parts out."""
-    accumulator = load(high, low)
-    if decays and move.decay != 1.0:
-        accumulator = accumulator * scalar(move.decay, accumulator)
-    for term in move.terms:
-        z = draw(term.direction, window, high.device).to(accumulator.dtype)
-        accumulator = accumulator + z * scalar(term.scale, accumulator)
-    if move.to_nearest and rounding is Rounding.STOCHASTIC:
-        rounding = Rounding.NEAREST
-    return _store(accumulator, high.dtype, low, move.rounding_key, window, rounding)
 
 
 def scalar(value: float, like: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ class Estimator(ABC):
     name: str
     least = 1  # directions that it needs
     normalised = False  # the coefficients are not slopes / q
+    curved = False  # estimates hold curvatures
 
     def __init__(self, eps: float) -> None:
         """
@@ -62,9 +63,14 @@ class Estimator(ABC):
         slopes = self.slopes(losses)
         return tuple(p / len(slopes) for p in slopes)
 
+    def curvatures(self, losses: Sequence[float]) -> tuple[float, ...]:
+        """z_j'Hz_j [q], loss per unit length^2, where the losses tell them; else nothing."""
+        del losses
+        return ()
+
     def estimate(self, directions: Sequence[Direction], losses: Sequence[float]) -> Estimate:
         """The gradient estimate from the losses at `population(directions)`, in that order."""
-        return Estimate(tuple(directions), self.coefficients(losses), mean(losses))
+        return Estimate(tuple(directions), self.coefficients(losses), mean(losses), self.curvatures(losses))
 
     def settings(self) -> dict[str, Any]:
         """From which `zoft.estimators.estimator` makes the same one again: the log and checkpoints hold it."""

@@ -10,9 +10,10 @@ from zoft.estimators.conservative import Conservative
 from zoft.estimators.es import RankedES, ZScoredES
 from zoft.estimators.fzoo import FZOO
 from zoft.estimators.one_sided import OneSided
+from zoft.estimators.three_point import ThreePoint
 from zoft.estimators.two_point import TwoPoint
 
-_ALL = (TwoPoint, OneSided, Conservative, FZOO, ZScoredES, RankedES)
+_ALL = (TwoPoint, ThreePoint, OneSided, Conservative, FZOO, ZScoredES, RankedES)
 ESTIMATORS: dict[str, type[Estimator]] = {made.name: made for made in _ALL}
 
 

@@ -11,6 +11,7 @@ NAMED: dict[str, dict[str, object]] = {
     "momentum": {"zo_rule": "momentum"},
     "adam": {"zo_rule": "adam"},
     "full-adam": {"zo_rule": "full_adam", "zo_directions": 4},
+    "hizoo": {"zo_rule": "hizoo", "zo_estimator": "three_point", "zo_distribution": "gaussian"},
     "sign": {"zo_rule": "sign"},
     "lozo": {"zo_shape": "low_rank", "zo_rank": 2, "zo_refresh": 50},
     "subzero": {"zo_shape": "subspace", "zo_rank": 8, "zo_refresh": 100},

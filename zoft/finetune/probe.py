@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PROBES = 16
 BATCHES = 8  # slopes are compared on this many batches for each probe direction
-RAW = ("sgd", "momentum")  # rules whose learning rates are in weights^2 / loss
+RAW = ("sgd", "momentum", "hizoo")  # rules whose learning rates are in weights^2 / loss
 
 
 @dataclass(frozen=True)

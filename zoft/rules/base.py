@@ -23,7 +23,8 @@ class Rule(ABC):
     # Whether coefficients and learning rates are rounded to float32 before they are spent, because a published step then
     # takes 4 bytes for each. They are known to fewer digits than that: an estimate's first three digits are noise.
     single = False
-    buffers: tuple[str, ...] = ()  # of `zoft.space.BUFFERS`: tensors as large as the weights that its moves go through
+    curved = False  # reads the curvatures of an estimate
+    buffers: tuple[str, ...] = ()  # of `zoft.buffers`: tensors as large as the weights that its moves go through
 
     def init(self) -> State:
         """The state before the first step."""
@@ -71,8 +72,10 @@ def in_single(step: Step) -> Step:
     """
     with np.errstate(over="ignore"):
         coefficients = np.array(step.estimate.coefficients, np.float32).tolist()
+        curvatures = np.array(step.estimate.curvatures, np.float32).tolist()
         lr = float(np.float32(step.lr))
-    return replace(step, estimate=replace(step.estimate, coefficients=tuple(coefficients)), lr=lr)
+    rounded = replace(step.estimate, coefficients=tuple(coefficients), curvatures=tuple(curvatures))
+    return replace(step, estimate=rounded, lr=lr)
 
 
 def pay(debt: float) -> tuple[float, float]:

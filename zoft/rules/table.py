@@ -8,11 +8,12 @@ from zoft.errors import UsageError
 from zoft.rules.adam import Adam
 from zoft.rules.base import Rule
 from zoft.rules.full_adam import FullAdam
+from zoft.rules.hizoo import HiZOO
 from zoft.rules.momentum import Momentum
 from zoft.rules.sgd import SGD
 from zoft.rules.sign import Sign
 
-RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, FullAdam, Sign)}
+RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, FullAdam, HiZOO, Sign)}
 
 
 def rule(name: str, **settings: Any) -> Rule:

@@ -53,6 +53,7 @@ class Surroundings:
     rule_state: Callable[[], Mapping[str, Any]] = dict  # of the rule, before the step that is decided on
     forwards: int | None = None  # of one training step; None: 2 q
     lean: float = 0.0  # a one-sided slope is z'grad L + lean z'Hz [length]
+    stretch: Callable[[], float] = lambda: 1.0  # root mean square of an element of a direction
     tail: float | None = None  # most that E(w'z)^4 can be of ||w||^4, for directions without a closed form
 
     @property
@@ -184,7 +185,7 @@ class StabilityMonitor:
 
     def _walk(self, length: float, rms: float) -> float:
         """eta_e at which the noise of one step moves the weights by `length`; (17)."""
-        return length / (rms * math.sqrt(self.around.elements / self.around.directions))
+        return length / (rms * self.around.stretch() * math.sqrt(self.around.elements / self.around.directions))
 
     def _left_edge(self, trace: float) -> float:
         """The sufficient edge of (6) in eta_e; no bound while l_1 is not known."""
@@ -226,7 +227,8 @@ class StabilityMonitor:
         if math.isfinite(trace):
             self.noise_paid += noise_paid(eta, trace, square, around.directions)
         if around.grown:
-            self.drift = drift(eta, square, around.weights_norm, around.elements, around.directions, self.drift)
+            length = eta * around.stretch()
+            self.drift = drift(length, square, around.weights_norm, around.elements, around.directions, self.drift)
         self.steps += 1
 
     @property

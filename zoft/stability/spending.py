@@ -9,8 +9,8 @@ from typing import Any
 from zoft.errors import UsageError
 from zoft.stability.theory import scalar_adam_scale
 
-HEAVY_BALL, ADAM, SGD, SIGN, FULL_ADAM = "momentum", "adam", "sgd", "sign", "full_adam"
-KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, SIGN)
+HEAVY_BALL, ADAM, SGD, SIGN, FULL_ADAM, HIZOO = "momentum", "adam", "sgd", "sign", "full_adam", "hizoo"
+KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, HIZOO, SIGN)
 OWN_ROOT = math.sqrt(
     math.pi / 2.0
 )  # most that a normal number's own root takes from its part in the gradient: 1 / E|x|
@@ -37,6 +37,7 @@ class Gain:
 
         sgd 1,     heavy ball 1 / (1 - beta),     scalar adam 1 / (sqrt(v^) + delta),  v^ = mean of p^2 / q
         sign 1 / mean of |p|
+        hizoo 1: probes share its scaled directions, so that Tr is that of h^-1/2 H h^-1/2
         full_adam sqrt(pi / 2) times scalar adam's, v^ being the mean of the tensor over the draws of z
 
     In eta_e the right edge is 2 q / Tr for the first three: (6) for heavy ball and, with P^-1 H in the place of H, (18). Sign
@@ -65,7 +66,7 @@ class Gain:
 
     def now(self, slopes: Sequence[float], state: Mapping[str, Any]) -> float:
         """The gain of a step with these slopes p_j [q]; adam's second moment in `state`, the rule's, and they count."""
-        if self.name == SGD:
+        if self.name in (SGD, HIZOO):
             return 1.0
         if self.name == HEAVY_BALL:
             return 1.0 / (1.0 - self.momentum)

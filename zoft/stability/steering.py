@@ -125,6 +125,7 @@ def govern(
             batch_fraction=min(max(batch_fraction, 0.0), 1.0),
             forwards=len(optimizer.estimator.population(optimizer.source.at(0, optimizer.directions))),
             lean=optimizer.estimator.lean,
+            stretch=lambda: optimizer.space.momenta.stretch,
             tail=form.tail if (form := optimizer.source.form) is not None else None,
         )
         monitor = StabilityMonitor(settings, around)

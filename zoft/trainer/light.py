@@ -66,7 +66,7 @@ class LightCheckpoints(_Base):
         super()._load_optimizer_and_scheduler(checkpoint)
         if self._caught_up is not None and self.zo is not None:
             self.zo.space.load_residuals(dict(self._caught_up.residuals()))
-            self.zo.space.load_momenta(self._caught_up.momenta)
+            self.zo.space.momenta.load(self._caught_up.momenta)
             self._caught_up = None
 
 

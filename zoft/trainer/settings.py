@@ -29,15 +29,16 @@ class ZOSettings(StabilitySettings):
     zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
     zo_light_checkpoints: bool = False  # without weights: whoever resumes makes them from the base and the log
     zo_backend: str = "auto"
-    zo_estimator: Literal["two_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
+    zo_estimator: Literal["two_point", "three_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
         "two_point"  # `zoft methods`
     )
     zo_shape: Literal["dense", "low_rank", "subspace"] = "dense"  # of a matrix's direction
     zo_rank: int = 2  # of low_rank and subspace
     zo_refresh: int = 1  # steps for which the right factor (of subspace both) stays
-    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "sign"] = "sgd"
+    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "hizoo", "sign"] = "sgd"
     zo_momentum: float = 0.9  # beta of all rules but sgd and sign
     zo_beta2: float = 0.99  # of the second moment of adam and full_adam
+    zo_hessian_smoothing: float = 1e-6  # of hizoo: the share of its curvatures that a step replaces
     zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
     zo_momentum_buffer: Literal["window", "full"] = "window"  # full: as large as the weights, 4 bytes for each
 
@@ -80,6 +81,17 @@ class ZOSettings(StabilitySettings):
             )
 
     def _check_rule(self) -> None:
+        check_share("zo_hessian_smoothing", self.zo_hessian_smoothing)
+        if (self.zo_rule == "hizoo") != (self.zo_estimator == "three_point"):
+            raise UsageError(
+                "zo_estimator=three_point takes the loss at the weights for zo_rule=hizoo, which needs it: set both or "
+                f"neither, not {self.zo_estimator} and {self.zo_rule}"
+            )
+        if self.zo_rule == "hizoo" and (self.zo_distribution, self.zo_shape) != ("gaussian", "dense"):
+            raise UsageError(
+                "zo_rule=hizoo tells weights apart by the squares of z's elements: it needs zo_distribution=gaussian and "
+                f"zo_shape=dense, but {self.zo_distribution} and {self.zo_shape} were given"
+            )
         name, one = self.zo_rule, (self.zo_directions, self.zo_distribution) == (1, "rademacher")
         check_share("zo_momentum", self.zo_momentum)
         check_share("zo_beta2", self.zo_beta2)
@@ -132,5 +144,10 @@ class ZOSettings(StabilitySettings):
         """
         own = {"beta": self.zo_momentum, "window": self.zo_momentum_window, "buffer": self.zo_momentum_buffer}
         moments = {"beta": self.zo_momentum, "beta2": self.zo_beta2}
-        rules = {"momentum": own, "adam": {**own, **moments}, "full_adam": moments}
+        rules = {
+            "momentum": own,
+            "adam": {**own, **moments},
+            "full_adam": moments,
+            "hizoo": {"smoothing": self.zo_hessian_smoothing},
+        }
         return rules.get(self.zo_rule, {})

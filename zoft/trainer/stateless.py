@@ -40,5 +40,5 @@ def forget(optimizer: ZOOptimizer | MeZO) -> None:
     if isinstance(optimizer, MeZO):
         return
     optimizer.rule_state = optimizer.rule.init()
-    optimizer.space.forget_momenta()
+    optimizer.space.momenta.begin()
     optimizer.space.load_residuals({name: torch.zeros_like(bits) for name, bits in optimizer.space.residuals()})

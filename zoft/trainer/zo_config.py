@@ -57,15 +57,15 @@ class ZOConfig(TrainingArguments):
         metadata={"help": "Checkpoints without weights, which are made again from the base and the log."},
     )
     zo_backend: str = field(default=ZOSettings.zo_backend, metadata={"help": "Who computes the ops on weights."})
-    zo_estimator: Literal["two_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = field(
-        default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate; see zoft methods."}
+    zo_estimator: Literal["two_point", "three_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
+        field(default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate; see zoft methods."})
     )
     zo_shape: Literal["dense", "low_rank", "subspace"] = field(
         default=ZOSettings.zo_shape, metadata={"help": "Whether a matrix's direction is a product of thin factors."}
     )
     zo_rank: int = field(default=ZOSettings.zo_rank, metadata={"help": "Columns of the thin factors."})
     zo_refresh: int = field(default=ZOSettings.zo_refresh, metadata={"help": "Steps for which factors stay."})
-    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "sign"] = field(
+    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "hizoo", "sign"] = field(
         default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on; see zoft methods."}
     )
     zo_momentum: float = field(
@@ -73,6 +73,9 @@ class ZOConfig(TrainingArguments):
     )
     zo_beta2: float = field(
         default=ZOSettings.zo_beta2, metadata={"help": "Beta of the second moment of adam and full_adam."}
+    )
+    zo_hessian_smoothing: float = field(
+        default=ZOSettings.zo_hessian_smoothing, metadata={"help": "Share of hizoo's curvatures that a step replaces."}
     )
     zo_momentum_window: int | None = field(
         default=ZOSettings.zo_momentum_window, metadata={"help": "Steps that momentum remembers; default: by beta."}

@@ -7,7 +7,8 @@ in the rows, and the directions of step n are numbers 0 ... q-1 of step n. There
 - `spent` (sgd): what was really added, the scales -lr c and the decay factor, in the type the backend rounds them to
   (float32; float64 if a weight is float64). 5 bytes at q = 1, 9 with a decay that varies.
 - `estimated` (rules with a state): coefficients and learning rate in float32, to which these rules round them before
-  they spend them (`Rule.single`); weight decay in float64. 5 bytes at q = 1, 9 with a learning rate that varies.
+  they spend them (`Rule.single`), and so curvatures, where the rule reads them; weight decay in float64. 5 bytes at
+  q = 1, 9 with a learning rate that varies.
 
 Two bytes more if the number of micro-batches varies.
 """
@@ -57,8 +58,10 @@ def encode_compact(log: TrajectoryLog) -> bytes:
             constant[name] = values.pop()
     table = np.zeros(len(steps), _row(header, constant))
     table[FLAGS] = [int(step.flags) for step in steps]
-    nothing = [0.0] * header.directions
-    table["numbers"] = [nothing if step.flags.skipped else step.estimate.coefficients for step in steps]
+    nothing = [0.0] * _numbers(header)
+    table["numbers"] = [
+        nothing if step.flags.skipped else (*step.estimate.coefficients, *step.estimate.curvatures) for step in steps
+    ]
     for name in (EVALUATIONS, LR, DECAY):
         if name not in constant:
             table[name] = [
@@ -105,7 +108,8 @@ def decode_compact(text: bytes, data: bytes, start: int, name: str) -> Trajector
     for place, (flags, numbers) in enumerate(zip(table[FLAGS].tolist(), table["numbers"].tolist(), strict=True)):
         index = header.first + place
         decay = value(DECAY, place)
-        estimate = Estimate(source.at(index, header.directions), tuple(numbers), math.nan)
+        q = header.directions
+        estimate = Estimate(source.at(index, q), tuple(numbers[:q]), math.nan, tuple(numbers[q:]))
         if spent and DECAY not in constant:
             decay = 1.0 - decay
         steps.append(Step(index, estimate, value(LR, place), decay, Flag(flags), int(value(EVALUATIONS, place))))
@@ -119,9 +123,14 @@ def _kind(header: Header) -> tuple[bool, str]:
     return spent, "<f8" if wide else "<f4"
 
 
+def _numbers(header: Header) -> int:
+    """Of one row: coefficients and, of rules that read them, curvatures."""
+    return header.directions * (2 if header.curved else 1)
+
+
 def _row(header: Header, constant: dict[str, Any]) -> np.dtype:
     spent, real = _kind(header)
-    columns: list[Any] = [(FLAGS, "<u1"), ("numbers", real, (header.directions,))]
+    columns: list[Any] = [(FLAGS, "<u1"), ("numbers", real, (_numbers(header),))]
     for name, kind in ((EVALUATIONS, "<u2"), (LR, "<f8" if spent else "<f4"), (DECAY, real if spent else "<f8")):
         if name not in constant:
             columns.append((name, kind))

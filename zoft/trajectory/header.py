@@ -18,6 +18,7 @@ from zoft.directions import MAX_INDEX, DirectionSource, Distribution, LowRank
 from zoft.errors import UsageError
 from zoft.naming import canonical_name
 from zoft.optimizer import ZOOptimizer
+from zoft.rules import RULES
 from zoft.space import ParameterSpace
 from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.fingerprint import frozen_fingerprint, trained_fingerprint
@@ -76,6 +77,12 @@ class Header:
     def source(self) -> DirectionSource:
         """Where the run's directions come from."""
         return DirectionSource(self.seed, Distribution(self.distribution), LowRank.of(self.form))
+
+    @property
+    def curved(self) -> bool:
+        """Whether records hold curvatures beside the coefficients."""
+        made = RULES.get(str(self.rule.get("name")))
+        return made is not None and made.curved
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), allow_nan=False, separators=(",", ":")).encode()

@@ -78,7 +78,7 @@ def attach(
 
 def _check_beginning(optimizer: ZOOptimizer, path: Path) -> None:
     """Raises TrajectoryError where a log from the present step could not be replayed."""
-    if not optimizer.space.fresh:
+    if not optimizer.space.momenta.fresh:
         full = "buffer" in optimizer.rule.settings()
         what = "zo_momentum_buffer=full" if full else f"zo_rule={optimizer.rule.name}"
         raise TrajectoryError(

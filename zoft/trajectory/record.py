@@ -2,6 +2,7 @@
 
     index u32 | flags u16 | evaluations u16 | count u16 | lr f64 | weight decay f64 | loss f64
     then `capacity` times: coefficient f64 | direction's step u32 | direction's index u16
+    then, of rules that read curvatures, `capacity` times: curvature f64
     then check: 8 bytes
 
 All little endian; 42 + 14 capacity bytes: 56 at q = 1. The check of record n is blake2b(check of record n - 1, record
@@ -21,11 +22,16 @@ from zoft.trajectory.header import Header
 CHECK_BYTES = 8
 _FIXED = struct.Struct("<IHHHddd")
 _PAIR = struct.Struct("<dIH")
+_CURVATURE = struct.Struct("<d")
 
 
 def record_bytes(header: Header) -> int:
     """Size of every record of this log, check included."""
-    return _FIXED.size + header.capacity * _PAIR.size + CHECK_BYTES
+    return _FIXED.size + header.capacity * (_PAIR.size + _curvature_bytes(header)) + CHECK_BYTES
+
+
+def _curvature_bytes(header: Header) -> int:
+    return _CURVATURE.size if header.curved else 0
 
 
 def chain(previous: bytes, body: bytes) -> bytes:
@@ -60,7 +66,9 @@ def encode(header: Header, step: Step) -> bytes:
         body += b"".join(_PAIR.pack(c, d.step, d.index) for d, c in zip(directions, coefficients, strict=True))
     except struct.error as error:
         raise TrajectoryError(f"step {step.index} does not fit a record of the log: {error}") from error
-    return body + bytes((header.capacity - len(directions)) * _PAIR.size)
+    body += bytes((header.capacity - len(directions)) * _PAIR.size)
+    curvatures = b"".join(map(_CURVATURE.pack, step.estimate.curvatures)) if header.curved else b""
+    return body + curvatures.ljust(header.capacity * _curvature_bytes(header), b"\0")
 
 
 def decode(header: Header, body: bytes) -> Step:
@@ -73,10 +81,12 @@ def decode(header: Header, body: bytes) -> Step:
     if not 1 <= count <= header.capacity:
         raise TrajectoryError(f"the record of step {index} claims {count} directions of {header.capacity}")
     pairs = [_PAIR.unpack_from(body, _FIXED.size + i * _PAIR.size) for i in range(count)]
-    source = header.source
+    source, start = header.source, _FIXED.size + header.capacity * _PAIR.size
+    places = range(start, start + count * _CURVATURE.size, _CURVATURE.size) if header.curved else ()
     estimate = Estimate(
         directions=tuple(source.direction(step, number) for _, step, number in pairs),
         coefficients=tuple(coefficient for coefficient, _, _ in pairs),
         loss=loss,
+        curvatures=tuple(_CURVATURE.unpack_from(body, place)[0] for place in places),
     )
     return Step(index, estimate, lr, weight_decay, Flag(flags), evaluations)

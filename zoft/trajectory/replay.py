@@ -180,7 +180,7 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
             raise TrajectoryError("a run with weight decay cannot be scaled; merge runs with weight_decay=0")
         check_base(model, space, log.header)
     for log, scale in logs:
-        space.forget_momenta()
+        space.momenta.begin()
         writes = Writes(log.header, log.header.rule_state)
         moves = [_scaled(move, scale) for step in log.steps for move, is_update in writes.of(step) if is_update]
         for start in range(0, len(moves), TERMS_AT_ONCE):

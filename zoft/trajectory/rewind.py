@@ -67,7 +67,7 @@ def rewind(optimizer: ZOOptimizer, log: TrajectoryLog, step: int, start: Snapsho
     optimizer.discard()
     optimizer.space.load_weights(start.weights)
     optimizer.space.load_residuals(start.residuals)
-    optimizer.space.load_momenta(start.momenta)
+    optimizer.space.momenta.load(start.momenta)
     optimizer.rule_state = advance(optimizer.space, log.header, steps, start.rule_state)
     optimizer.steps = step
     optimizer.skipped = start.skipped + sum(taken.flags.skipped for taken in steps)

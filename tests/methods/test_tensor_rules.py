@@ -1,0 +1,199 @@
+"""What only rules that keep tensors have: edges with a preconditioner, limits, scaled directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.methods.test_estimators_and_rules import SOURCE, Q, Quadratic, random_quadratic
+from tests.trajectory.runs import Tiny, make
+from zoft.backends import CurvedMove, Move, Target, Term
+from zoft.directions import Direction, DirectionSource, Distribution, LowRank, draw
+from zoft.errors import UsageError
+from zoft.estimate import Estimate, Step
+from zoft.estimators import estimator
+from zoft.optimizer import ZOOptimizer
+from zoft.rules import rule, spend
+from zoft.space import ParameterSpace
+from zoft.stability.theory import adam_critical_lr
+from zoft.trainer.settings import ZOSettings
+
+
+def test_full_adam_is_adam_where_all_elements_share_a_second_moment() -> None:
+    """Along one direction of signs, spent past the check that refuses it: the two differ by float64's rounding alone."""
+    ends = []
+    for what, own in (("adam", {"buffer": "full"}), ("full_adam", {})):
+        module = nn.Linear(5, 6, bias=False, dtype=torch.float64)
+        nn.init.zeros_(module.weight)
+        made = rule(what, **own)
+        space, state = ParameterSpace(module, buffers=made.buffers), made.init()
+        for t in range(20):
+            move, state = spend(made, state, Step(t, Estimate(SOURCE.at(t, 1), (math.cos(t),), 0.0), 0.125))
+            assert move is not None
+            space.move_([move])
+        ends.append(module.weight.detach())
+    torch.testing.assert_close(*ends, rtol=1e-12, atol=1e-14)
+
+
+def test_full_adam_with_a_frozen_preconditioner_has_the_closed_edge() -> None:
+    """beta = 0, v = P^2 that stays, random diagonal H: equation (3). At eta* the second moments of its mode reproduce.
+
+    With steps eta / P_i, as below (5): E w_i^2 = 1 / (P_i l_i (2 - (1 + 1/q) h_i)) up to a factor, h_i = eta* l_i / P_i.
+    """
+    rng = np.random.default_rng(3)
+    curvature, scale = rng.uniform(0.5, 2.0, 12), rng.uniform(0.5, 2.0, 12)
+    edge = adam_critical_lr(curvature.tolist(), scale.tolist(), 0.0, Q)
+    mode = 1.0 / (scale * curvature * (2.0 - (1.0 + 1.0 / Q) * edge * curvature / scale))
+    made = rule("full_adam", beta=0.0, beta2=0.5)
+    module = nn.Linear(4, 3, bias=False, dtype=torch.float64)
+    space, source = ParameterSpace(module, buffers=made.buffers), DirectionSource(5, Distribution.GAUSSIAN)
+    weight = curvature / scale
+    grown: dict[float, list[float]] = {0.5: [], 1.0: []}
+    for t in range(1000):
+        w = np.sqrt(mode) * rng.choice([-1.0, 1.0], 12)
+        directions = source.at(t, Q)
+        z = np.stack([draw(d, space.slots[0].window).double().numpy().reshape(-1) for d in directions])
+        estimate = Estimate(directions, tuple(z @ (curvature * w) / Q), 0.0)
+        for share, found in grown.items():
+            move, _ = spend(made, {"v": 0.0, "spent": 10**6}, Step(t, estimate, share * edge))
+            assert move is not None
+            space.load_weights({space.slots[0].name: torch.from_numpy(w).view(3, 4)})
+            space.momenta.load({key: torch.from_numpy(scale**2).view(3, 4) for key in space.momenta})
+            space.move_([replace(move, keep_square=1.0, share=0.0, unbias=1.0)])  # type: ignore[arg-type]
+            after = module.weight.detach().numpy().reshape(-1)
+            found.append(float(np.sum(after**2 * weight) / np.sum(mode * weight)))
+    half, full = np.array(grown[0.5]) - 1.0, np.array(grown[1.0]) - 1.0  # share^2 second - share first, exactly
+    second = 2.0 * full - 4.0 * half
+    first = second - full
+    error = (first / first.mean() - second / second.mean()).std() / math.sqrt(1000)
+    assert abs(first.mean() / second.mean() - 1.0) < 4.0 * error < 0.15
+
+
+def hizoo_space(shape: tuple[int, int], h: np.ndarray, smoothing: float) -> tuple[Any, ParameterSpace]:
+    """The rule, and a space in float64 with these curvatures."""
+    made = rule("hizoo", smoothing=smoothing)
+    space = ParameterSpace(nn.Linear(shape[1], shape[0], bias=False, dtype=torch.float64), buffers=made.buffers)
+    space.momenta.load({key: torch.from_numpy(h).view(shape) for key in space.momenta})
+    return made, space
+
+
+def scaled_rows(space: ParameterSpace, directions: Sequence[Direction]) -> np.ndarray:
+    """z / sqrt(h) [q, d], as losses see it."""
+    slot, found = space.slots[0], []
+    for direction in directions:
+        out = torch.empty_like(slot.weight)
+        zero = torch.zeros_like(slot.weight)
+        space.backend.axpby_(Target(zero, slot.window, out=out), [Move((Term(direction, 1.0),))])
+        found.append(out.numpy().reshape(-1))
+    return np.stack(found)
+
+
+def test_hizoo_on_fixed_curvatures_is_descent_with_the_edge_of_the_scaled_hessian() -> None:
+    """H = a h^1/2 h^1/2', so H~ = a I and eta* = 2 q / (a (d + q + 1)) for normals, measured in the norm of sqrt(h) w."""
+    rng, a, steps = np.random.default_rng(0), 0.75, 1500
+    h = rng.uniform(0.25, 4.0, 12)
+    made, space = hizoo_space((3, 4), h, smoothing=0.0)
+    first, second = [], []
+    for t in range(steps):
+        w, directions = rng.normal(size=12) / np.sqrt(h), DirectionSource(6, Distribution.GAUSSIAN).at(t, Q)
+        z = scaled_rows(space, directions)
+        estimate = Estimate(directions, tuple(z @ (a * h * w) / Q), 0.0, (1.0,) * Q)
+        space.load_weights({space.slots[0].name: torch.from_numpy(w).view(3, 4)})
+        move, _ = spend(made, {}, Step(t, estimate, 1.0))
+        assert move is not None
+        space.move_([move])
+        moved = w - space.slots[0].weight.detach().numpy().reshape(-1)
+        first.append(2.0 * np.sum(h * w * moved))
+        second.append(np.sum(h * moved**2))
+    critical = np.mean(first) / np.mean(second)
+    error = np.std(np.array(first) / np.mean(first) - np.array(second) / np.mean(second)) / math.sqrt(steps)
+    assert abs(critical / (2 * Q / (a * (12 + Q + 1))) - 1.0) < 4.0 * error < 0.15
+    np.testing.assert_array_equal(space.momenta.of(["curvature"], space.slots[0].name)[0].numpy().reshape(-1), h)
+
+
+def test_hizoo_follows_the_diagonal_as_it_says() -> None:
+    """E of the bracket: 1 - s + s (Tr H~ + 2 H~_ii) / 2 for normals and positive H."""
+    rng, steps, s = np.random.default_rng(1), 2000, 0.5
+    h, problem = rng.uniform(0.5, 2.0, 6), random_quadratic(2)[0]
+    made, space = hizoo_space((2, 3), h, smoothing=s)
+    estimator_, growths = estimator("three_point", eps=0.25), []
+    for t in range(steps):
+        directions = DirectionSource(8, Distribution.GAUSSIAN).at(t, Q)
+        space.momenta.load({key: torch.from_numpy(h).view(2, 3) for key in space.momenta})
+        z = scaled_rows(space, directions)
+        losses = problem.losses(np.ones(6), estimator_.population(directions), z)
+        move, _ = spend(made, {}, Step(t, estimator_.estimate(directions, losses), 1.0))
+        assert move is not None
+        space.move_([move])
+        growths.append(space.momenta.of(["curvature"], space.slots[0].name)[0].numpy().reshape(-1) / h)
+    scaled = problem.hessian / np.sqrt(np.outer(h, h))
+    wanted = 1.0 - s + s * (np.trace(scaled) + 2.0 * np.diag(scaled)) / 2.0
+    error = np.std(growths, axis=0) / math.sqrt(steps)
+    assert np.all(np.abs(np.mean(growths, axis=0) - wanted) < 4.5 * error) and np.all(error < 0.05 * wanted)
+
+
+def test_hizoo_equalises_a_small_diagonal() -> None:
+    """Twenty to one before; H~_ii = 2 / (d + 2) is where it rests. Through the optimizer; learning rate 0."""
+    problem = Quadratic(np.diag(np.geomspace(1.0, 20.0, 4)))
+    module, eye = nn.Linear(2, 2, bias=False, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    own: dict[str, Any] = {"estimator": "three_point", "rule": "hizoo", "distribution": "gaussian", "directions": Q}
+    optimizer = ZOOptimizer(module, 0.0, rule_settings={"smoothing": 0.02}, **own)
+    (h,), rests = optimizer.space.momenta.values(), []
+    for step in range(1500):
+        optimizer.step(lambda: problem(module(eye).T.reshape(-1).numpy()))
+        if step >= 500:
+            rests.append(h.numpy().reshape(-1).copy())
+    found = np.diag(problem.hessian) / np.exp(np.mean(np.log(rests), axis=0))
+    np.testing.assert_allclose(found, 2 / 6, rtol=0.25)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_op_sees_the_same_scaled_directions(dtype: torch.dtype) -> None:
+    model = nn.ModuleList([nn.Linear(7, 300, bias=False), nn.LayerNorm(5)]).to(dtype)
+    space = ParameterSpace(model, buffers=["curvature"])
+    for h in space.momenta.values():
+        h.copy_(torch.rand(h.shape, generator=torch.Generator().manual_seed(1)) + 0.5)
+    direction = DirectionSource(2, Distribution.GAUSSIAN).at(1)[0]
+    slot, point = space.slots[0], (Term(direction, 0.25),)
+    (h,) = space.momenta.of(["curvature"], slot.name)
+    wanted = (slot.weight.float() + draw(direction, slot.window) / torch.sqrt(h) * 0.25).to(dtype)
+    target, ids, copies = (
+        Target(slot.weight, slot.window),
+        torch.tensor([[299, 0, 131]]),
+        torch.empty(1, 300, 7).to(dtype),
+    )
+    space.backend.panel_pair(target, [point], copies)
+    x = torch.ones(1, 2, 7, dtype=dtype)
+    assert torch.equal(copies[0], wanted) and torch.equal(
+        space.backend.perturbed_embedding(ids, target, [point]), wanted[ids]
+    )
+    assert torch.equal(
+        space.backend.perturbed_linear(x, target, [point], panel_bytes=128 * 7 * 4)[0], x[0] @ wanted.t()
+    )
+    before = slot.weight.detach().clone()
+    space.move_([Move(point), CurvedMove(point, factor=-1.0, shares=(0.0,))])
+    torch.testing.assert_close(
+        slot.weight.detach(), before, rtol=0.0, atol=2.0**-6 if dtype is torch.bfloat16 else 2.0**-22
+    )
+
+
+def test_hizoo_asks_for_what_it_needs() -> None:
+    gaussian: dict[str, Any] = {"rule": "hizoo", "distribution": "gaussian"}
+    with pytest.raises(UsageError, match="set both or neither, not two_point and hizoo"):
+        make(Tiny(), **gaussian)
+    with pytest.raises(UsageError, match="set both or neither, not three_point and sgd"):
+        make(Tiny(), estimator="three_point")
+    with pytest.raises(UsageError, match="zo_distribution=gaussian"):
+        make(Tiny(), rule="hizoo", estimator="three_point")
+    with pytest.raises(UsageError, match="zo_shape=dense"):
+        make(Tiny(), **gaussian, estimator="three_point", form=LowRank("low_rank", 1))
+    for settings in ({"zo_rule": "hizoo"}, {"zo_rule": "hizoo", "zo_estimator": "three_point"}):
+        with pytest.raises(UsageError, match="zo_rule=hizoo"):
+            ZOSettings(**settings)  # type: ignore[arg-type]
