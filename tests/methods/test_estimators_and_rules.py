@@ -441,5 +441,5 @@ def test_too_few_directions_and_unsigned_directions_are_refused() -> None:
         with pytest.raises(UsageError, match=f"zo_rule={name} .* take zo_rule=adam"):
             make(Tiny(), rule=name)
         assert make(Tiny(), rule=name, distribution="gaussian").directions == 1
-    with pytest.raises(UsageError, match="there are: two_point, one_sided"):
+    with pytest.raises(UsageError, match="there are: two_point, three_point"):
         estimator("spsa", eps=1.0)
