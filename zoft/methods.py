@@ -65,6 +65,7 @@ RULE_ROWS = {
     "momentum": RuleRow("44q; full: q", "0; full: 4", "the estimator's", "2q(1-beta)/Tr", "Polyak 1964"),
     "adam": RuleRow("44q; full: q", "0; full: 4", WEIGHTS, "2q sqrt(v)/Tr", "Kingma & Ba 2015"),
     "full_adam": RuleRow("q", "8", WEIGHTS, "2q sqrt(2 v/pi)/Tr, safe", "Kingma & Ba 2015; Malladi 2023"),
+    "adamezo": RuleRow("44q", "0", WEIGHTS, "2q sqrt(2 v/pi)/Tr, safe", "Cai 2026"),
     "hizoo": RuleRow("q", "4", "estimator's times h", "2q/Tr(H/h)", "Zhao 2024"),
     "sign": RuleRow("1 (q = 1)", "0", WEIGHTS, "2 mean(abs p)/Tr, its plateau", "Bernstein 2018; Liu 2019"),
 }

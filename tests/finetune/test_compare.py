@@ -122,6 +122,7 @@ def test_a_budget_in_forwards_or_in_time_and_methods_by_name(arguments) -> None:
     units = {name for name in NAMED if ESTIMATORS[asked.runs[name].zo.zo_estimator].normalised} | {
         "adam",
         "full-adam",
+        "adamezo",
         "sign",
     }
     assert units == IN_WEIGHTS

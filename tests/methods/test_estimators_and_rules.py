@@ -30,7 +30,7 @@ from zoft.stability.spending import normalisation
 PLAIN = [name for name in ESTIMATORS if not ESTIMATORS[name].normalised and name != "conservative"]
 NORMALISED = [name for name in ESTIMATORS if ESTIMATORS[name].normalised]
 Q = 4
-FEWEST = {"full_adam": 2}  # directions that a rule needs; the others: 1
+FEWEST = {"full_adam": 2, "adamezo": 2}  # directions that a rule needs; the others: 1
 SOURCE = DirectionSource(0)
 OWN: dict[str, dict[str, Any]] = {  # what a rule needs beside its name
     "hizoo": {"distribution": "gaussian", "rule_settings": {"smoothing": 0.05}}
@@ -210,7 +210,7 @@ def test_training_is_the_dense_reference(how: str, what: str, q: int, perturbati
         **OWN.get(what, {}),
     )
     w = module.weight.detach().numpy().reshape(-1) - target
-    m, v, h = np.zeros(12), 0.0, np.ones(12)
+    m, v, h, past = np.zeros(12), 0.0, np.ones(12), []
     for t in range(1, 9):
         window = optimizer.space.slots[0].window
         z = np.stack([draw(d, window).double().numpy().reshape(-1) for d in optimizer.source.at(t - 1, q)])
@@ -231,6 +231,11 @@ def test_training_is_the_dense_reference(how: str, what: str, q: int, perturbati
         elif what == "full_adam":
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
             w = w - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
+        elif what == "adamezo":
+            past.insert(0, g)
+            a, b = (np.array([beta**k for k in range(t)]) for beta in (0.9, 0.99))
+            m, v = (a @ np.array(past)) / a.sum(), (b @ np.square(past)) / b.sum()
+            w = w - lr * m / (np.sqrt(v) + 1e-8)
         elif what == "hizoo":
             along = ((losses[1:].reshape(q, 2) - losses[0]).sum(1) / eps**2).astype(np.float32).astype(np.float64)
             w, h = w - lr * g, h * (0.95 + 0.05 / (2 * q) * np.abs(along) @ raw**2)
@@ -264,7 +269,9 @@ def test_descent_on_good_and_badly_conditioned_quadratics(how: str, what: str, q
     """A tenth of the edge 2 q / Tr where lr is in units of the gradient, else 0.005 of a weight of 1; half of the loss goes."""
     problem = Quadratic(np.diag(np.geomspace(1.0, 1.0 / condition, 8)))
     normalised = ESTIMATORS[how].normalised
-    lr = 0.005 if normalised or what in ("adam", "full_adam", "sign") else 0.2 * q / np.trace(problem.hessian)
+    lr = (
+        0.005 if normalised or what in ("adam", "full_adam", "adamezo", "sign") else 0.2 * q / np.trace(problem.hessian)
+    )
     lr *= 0.1 if what == "momentum" else 1.0
     if normalised and what in ("sgd", "momentum"):
         lr /= stated(how, q)  # so that all go equally far

@@ -52,7 +52,10 @@ def test_bytes_and_draws_are_the_tables(name: str, buffer: str) -> None:
     """Measured after 50 steps: tensors beside the weights, and directions in one update."""
     if buffer == "full" and "full" not in RULE_ROWS[name].extra:
         pytest.skip("no buffer to be had")
-    q, own = (2 if name == "full_adam" else 1), {"buffer": buffer} if "full" in RULE_ROWS[name].extra else {}
+    q, own = (
+        (2 if name in ("full_adam", "adamezo") else 1),
+        {"buffer": buffer} if "full" in RULE_ROWS[name].extra else {},
+    )
     needs = {"estimator": "three_point", "distribution": "gaussian"} if name == "hizoo" else {}
     optimizer = make(Tiny(), rule=name, rule_settings=own, directions=q, **needs)
     moves = []

@@ -15,12 +15,14 @@ from torch import nn
 from tests.methods.test_estimators_and_rules import SOURCE, Q, Quadratic, random_quadratic
 from tests.trajectory.runs import Tiny, make
 from zoft.backends import CurvedMove, Move, Target, Term
-from zoft.directions import Direction, DirectionSource, Distribution, LowRank, draw
+from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Step
 from zoft.estimators import estimator
+from zoft.naming import stream_ids
 from zoft.optimizer import ZOOptimizer
 from zoft.rules import rule, spend
+from zoft.rules.adamezo import shares
 from zoft.space import ParameterSpace
 from zoft.stability.theory import adam_critical_lr
 from zoft.trainer.settings import ZOSettings
@@ -74,6 +76,55 @@ def test_full_adam_with_a_frozen_preconditioner_has_the_closed_edge() -> None:
     first = second - full
     error = (first / first.mean() - second / second.mean()).std() / math.sqrt(1000)
     assert abs(first.mean() / second.mean() - 1.0) < 4.0 * error < 0.15
+
+
+def spent(
+    name: str, steps: int, q: int, source: DirectionSource = SOURCE, **own: Any
+) -> tuple[torch.Tensor, list[Step]]:
+    """Where some steps with a rule lead from zero, in float64, and the steps."""
+    module = nn.Linear(5, 6, bias=False, dtype=torch.float64)
+    nn.init.zeros_(module.weight)
+    made, taken = rule(name, **own), []
+    space, state = ParameterSpace(module, buffers=made.buffers), made.init()
+    for t in range(steps):
+        coefficients = tuple(math.cos(3.0 * t + j) for j in range(q))
+        taken.append(Step(t, Estimate(source.at(t, q), coefficients, 0.0), 0.125))
+        move, state = spend(made, state, taken[-1])
+        assert move is not None
+        space.move_([move])
+    return module.weight.detach(), taken
+
+
+def test_a_window_as_long_as_the_run_is_full_adam() -> None:
+    torch.testing.assert_close(
+        spent("adamezo", 12, 3, window=12)[0], spent("full_adam", 12, 3)[0], rtol=1e-12, atol=1e-14
+    )
+
+
+def test_a_window_of_one_is_the_sign_of_every_element() -> None:
+    found, (step,) = spent("adamezo", 1, 3, window=1, delta=1e-30)
+    pairs = zip(step.estimate.directions, step.estimate.coefficients, strict=True)
+    gradient = sum((np.float32(c) * draw(d, Window.whole(stream_ids(["weight"])["weight"], (6, 5))) for d, c in pairs))
+    torch.testing.assert_close(found, -0.125 * torch.sign(gradient.double()), rtol=1e-12, atol=0.0)  # type: ignore[union-attr]
+
+
+def test_no_weight_moves_further_than_the_window_allows() -> None:
+    """lr sqrt(sum a_k^2 / b_k), for any gradients; with one that dwarfs the others it comes near."""
+    a, b = shares(0.9, 10), shares(0.99, 10)
+    most = 0.125 * math.sqrt(sum(x * x / y for x, y in zip(a, b, strict=True)))
+    before = spent("adamezo", 19, 2, DirectionSource(1, Distribution.GAUSSIAN), window=10)[0]
+    after = spent("adamezo", 20, 2, DirectionSource(1, Distribution.GAUSSIAN), window=10)[0]
+    assert 0.3 * most < float((after - before).abs().max()) <= most
+
+
+def test_adamezo_forgets_what_left_the_window() -> None:
+    made, states = rule("adamezo", window=3), []
+    for start in (0, 4):
+        state = made.init()
+        for t in range(start, 9):
+            _, state = spend(made, state, Step(t, Estimate(SOURCE.at(t, 2), (1.0 + t, 0.5), 0.0), 0.1))
+        states.append(state)
+    assert states[0] == states[1] and len(states[0]["window"]) == 2
 
 
 def hizoo_space(shape: tuple[int, int], h: np.ndarray, smoothing: float) -> tuple[Any, ParameterSpace]:

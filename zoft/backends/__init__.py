@@ -3,7 +3,7 @@
 from zoft.backends.base import PANEL_BYTES, Backend, Move, Point, Rounding, Target, Term
 from zoft.backends.scaled import CurvedMove
 from zoft.backends.table import available, backend
-from zoft.backends.tensor_moves import AdaptiveMove, BufferedMove, TensorMove
+from zoft.backends.tensor_moves import AdaptiveMove, BufferedMove, TensorMove, WindowedMove
 
 __all__ = [
     "PANEL_BYTES",
@@ -17,6 +17,7 @@ __all__ = [
     "Target",
     "TensorMove",
     "Term",
+    "WindowedMove",
     "available",
     "backend",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 import torch
@@ -67,6 +68,35 @@ class AdaptiveMove(TensorMove):
             m[rows] = m[rows] * scalar(self.keep, m) + g
             v[rows] = v[rows] * scalar(self.keep_square, v) + (g * g) * scalar(self.share, v)
             return adapted(m[rows], v[rows], self.factor, self.unbias, self.delta)
+
+        add_(target, displacement, self, rounding)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowedMove(TensorMove):
+    """m = sum_k first_k g_k,  v = sum_k second_k g_k^2,  x <- round(a x + factor m / (sqrt(v) + delta)); nothing is kept.
+
+    g_k: the sum of the k-th run of terms, from zero.
+    """
+
+    counts: tuple[int, ...] = ()  # of terms in each g_k
+    first: tuple[float, ...] = ()
+    second: tuple[float, ...] = ()
+    delta: float = 0.0
+
+    def spend_(self, backend: Backend, target: Target, buffers: Sequence[torch.Tensor], rounding: Rounding) -> None:
+        wide = torch.float64 if target.weight.dtype is torch.float64 else torch.float32
+        like = torch.empty(0, dtype=wide, device=target.weight.device)
+
+        def displacement(rows: slice) -> torch.Tensor:
+            panel, terms = target.window.panel(rows.start, rows.stop), iter(self.terms)
+            m = torch.zeros(panel.shape, dtype=wide, device=like.device)
+            v = torch.zeros_like(m)
+            for count, first, second in zip(self.counts, self.first, self.second, strict=True):
+                g = drawn(backend, tuple(islice(terms, count)), panel, like)
+                m = m + g * scalar(first, m)
+                v = v + (g * g) * scalar(second, v)
+            return adapted(m, v, self.factor, 1.0, self.delta)
 
         add_(target, displacement, self, rounding)
 

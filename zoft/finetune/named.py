@@ -11,6 +11,7 @@ NAMED: dict[str, dict[str, object]] = {
     "momentum": {"zo_rule": "momentum"},
     "adam": {"zo_rule": "adam"},
     "full-adam": {"zo_rule": "full_adam", "zo_directions": 4},
+    "adamezo": {"zo_rule": "adamezo", "zo_directions": 4, "zo_momentum_window": 10},
     "hizoo": {"zo_rule": "hizoo", "zo_estimator": "three_point", "zo_distribution": "gaussian"},
     "sign": {"zo_rule": "sign"},
     "lozo": {"zo_shape": "low_rank", "zo_rank": 2, "zo_refresh": 50},
@@ -18,15 +19,7 @@ NAMED: dict[str, dict[str, object]] = {
     "eggroll": {"zo_estimator": "es_zscore", "zo_directions": 8, "zo_shape": "low_rank", "zo_rank": 1},
 }
 # Learning rates of these are lengths, not lengths^2 / loss.
-IN_WEIGHTS = {
-    "fzoo",
-    "es",
-    "es-rank",
-    "eggroll",
-    "adam",
-    "full-adam",
-    "sign",
-}
+IN_WEIGHTS = {"fzoo", "es", "es-rank", "eggroll", "adam", "full-adam", "adamezo", "sign"}
 
 
 def settings_of(name: str) -> list[str]:

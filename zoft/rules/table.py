@@ -6,6 +6,7 @@ from typing import Any
 
 from zoft.errors import UsageError
 from zoft.rules.adam import Adam
+from zoft.rules.adamezo import AdaMeZO
 from zoft.rules.base import Rule
 from zoft.rules.full_adam import FullAdam
 from zoft.rules.hizoo import HiZOO
@@ -13,7 +14,7 @@ from zoft.rules.momentum import Momentum
 from zoft.rules.sgd import SGD
 from zoft.rules.sign import Sign
 
-RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, FullAdam, HiZOO, Sign)}
+RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, FullAdam, AdaMeZO, HiZOO, Sign)}
 
 
 def rule(name: str, **settings: Any) -> Rule:

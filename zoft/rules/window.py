@@ -71,6 +71,14 @@ def remember(estimate: Estimate) -> Remembered:
     ]
 
 
+def recall(remembered: Remembered) -> tuple[Term, ...]:
+    """The gradient that `remember` wrote down, as terms."""
+    return tuple(
+        Term(Direction(seed, step, index, Distribution(law), Domain(domain), LowRank.of(form)), coefficient)
+        for seed, step, index, law, domain, coefficient, *form in remembered
+    )
+
+
 def weighted(
     window: list[Remembered], beta: float, size: int
 ) -> tuple[list[tuple[Direction, float]], list[Remembered]]:
@@ -83,7 +91,5 @@ def weighted(
     pairs = []
     for age, gradient in reversed(list(enumerate(reversed(window)))):
         weight = beta**age / (1.0 - beta) if age >= size - 1 else beta**age
-        for seed, step, index, distribution, domain, coefficient, *form in gradient:
-            direction = Direction(seed, step, index, Distribution(distribution), Domain(domain), LowRank.of(form))
-            pairs.append((direction, weight * coefficient))
+        pairs += [(term.direction, weight * term.scale) for term in recall(gradient)]
     return pairs, window[-(size - 1) :] if size > 1 else []

@@ -9,8 +9,17 @@ from typing import Any
 from zoft.errors import UsageError
 from zoft.stability.theory import scalar_adam_scale
 
-HEAVY_BALL, ADAM, SGD, SIGN, FULL_ADAM, HIZOO = "momentum", "adam", "sgd", "sign", "full_adam", "hizoo"
-KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, HIZOO, SIGN)
+HEAVY_BALL, ADAM, SGD, SIGN, FULL_ADAM, HIZOO, ADAMEZO = (
+    "momentum",
+    "adam",
+    "sgd",
+    "sign",
+    "full_adam",
+    "hizoo",
+    "adamezo",
+)
+KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, ADAMEZO, HIZOO, SIGN)
+COEFFICIENT = 5  # place of the scalar in what `zoft.rules.window.remember` writes
 OWN_ROOT = math.sqrt(
     math.pi / 2.0
 )  # most that a normal number's own root takes from its part in the gradient: 1 / E|x|
@@ -38,7 +47,7 @@ class Gain:
         sgd 1,     heavy ball 1 / (1 - beta),     scalar adam 1 / (sqrt(v^) + delta),  v^ = mean of p^2 / q
         sign 1 / mean of |p|
         hizoo 1: probes share its scaled directions, so that Tr is that of h^-1/2 H h^-1/2
-        full_adam sqrt(pi / 2) times scalar adam's, v^ being the mean of the tensor over the draws of z
+        full_adam, adamezo sqrt(pi / 2) times scalar adam's, v^ being the mean of the tensor over the draws of z
 
     In eta_e the right edge is 2 q / Tr for the first three: (6) for heavy ball and, with P^-1 H in the place of H, (18). Sign
     descent has no edge, but stops descending just there, lr / E|p| = 2 / Tr (`zoft.rules.sign`).
@@ -72,7 +81,16 @@ class Gain:
             return 1.0 / (1.0 - self.momentum)
         if self.name == SIGN:
             return 1.0 / state["size"] if state["size"] > 0.0 else 1.0  # where nothing slopes nothing moves
+        if self.name == ADAMEZO:
+            return OWN_ROOT / (math.sqrt(self._windowed(slopes, state.get("window", ()))) + self._delta)
         square = math.fsum(p * p for p in slopes) / len(slopes) ** 2  # sum of c_j^2, c_j = p_j / q
         v = self._beta2 * state.get("v", 0.0) + (1.0 - self._beta2) * square
         scale = scalar_adam_scale(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1)), adam_eps=self._delta)
         return (OWN_ROOT if self.name == FULL_ADAM else 1.0) / scale
+
+    def _windowed(self, slopes: Sequence[float], window: Sequence[Sequence[Sequence[Any]]]) -> float:
+        """Mean of adamezo's v over the draws of z: sum_j c_j^2 of the remembered gradients and of this one, weighted."""
+        now = math.fsum(p * p for p in slopes) / len(slopes) ** 2
+        squares = [now, *(math.fsum(entry[COEFFICIENT] ** 2 for entry in past) for past in reversed(window))]
+        weights = [self._beta2**age for age in range(len(squares))]
+        return math.fsum(w * s for w, s in zip(weights, squares, strict=True)) / math.fsum(weights)

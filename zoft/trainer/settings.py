@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from zoft.directions import LowRank
 
 # Rules with a second moment for every weight -> the rule that they are along one direction of signs.
-ALREADY = {"full_adam": "adam zo_momentum_buffer=full"}
+ALREADY = {"full_adam": "adam zo_momentum_buffer=full", "adamezo": "adam"}
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ZOSettings(StabilitySettings):
     zo_shape: Literal["dense", "low_rank", "subspace"] = "dense"  # of a matrix's direction
     zo_rank: int = 2  # of low_rank and subspace
     zo_refresh: int = 1  # steps for which the right factor (of subspace both) stays
-    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "hizoo", "sign"] = "sgd"
+    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "sign"] = "sgd"
     zo_momentum: float = 0.9  # beta of all rules but sgd and sign
-    zo_beta2: float = 0.99  # of the second moment of adam and full_adam
+    zo_beta2: float = 0.99  # of the second moment of adam, full_adam and adamezo
     zo_hessian_smoothing: float = 1e-6  # of hizoo: the share of its curvatures that a step replaces
     zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
     zo_momentum_buffer: Literal["window", "full"] = "window"  # full: as large as the weights, 4 bytes for each
@@ -112,10 +112,12 @@ class ZOSettings(StabilitySettings):
                 f"zo_distribution=rademacher all of them are one number: take zo_rule={ALREADY[name]}, which is the same step, "
                 "or more directions"
             )
-        if name == "full_adam" and (self.zo_momentum_buffer, self.zo_momentum_window) != ("window", None):
+        if name not in ("momentum", "adam") and self.zo_momentum_buffer == "full":
+            raise UsageError(f"zo_momentum_buffer is a choice of momentum and adam; leave it out with zo_rule={name}")
+        if name == "full_adam" and self.zo_momentum_window is not None:
             raise UsageError(
-                "zo_momentum_buffer and zo_momentum_window are choices of momentum and adam; zo_rule=full_adam keeps both "
-                "moments as large as the weights: leave them out"
+                "zo_rule=full_adam keeps its moments as large as the weights and has no window: leave out zo_momentum_window, "
+                "or take zo_rule=adamezo"
             )
 
     @property
@@ -148,6 +150,7 @@ class ZOSettings(StabilitySettings):
             "momentum": own,
             "adam": {**own, **moments},
             "full_adam": moments,
+            "adamezo": {**moments, "window": self.zo_momentum_window},
             "hizoo": {"smoothing": self.zo_hessian_smoothing},
         }
         return rules.get(self.zo_rule, {})
