@@ -67,6 +67,7 @@ RULE_ROWS = {
     "full_adam": RuleRow("q", "8", WEIGHTS, "2q sqrt(2 v/pi)/Tr, safe", "Kingma & Ba 2015; Malladi 2023"),
     "adamezo": RuleRow("44q", "0", WEIGHTS, "2q sqrt(2 v/pi)/Tr, safe", "Cai 2026"),
     "hizoo": RuleRow("q", "4", "estimator's times h", "2q/Tr(H/h)", "Zhao 2024"),
+    "muon": RuleRow("44q, thin", "0", WEIGHTS, "2q rms(m)(1-beta)/Tr, safe", "Jordan 2024; ZO-Muon"),
     "sign": RuleRow("1 (q = 1)", "0", WEIGHTS, "2 mean(abs p)/Tr, its plateau", "Bernstein 2018; Liu 2019"),
 }
 

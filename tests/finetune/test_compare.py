@@ -123,6 +123,7 @@ def test_a_budget_in_forwards_or_in_time_and_methods_by_name(arguments) -> None:
         "adam",
         "full-adam",
         "adamezo",
+        "muon",
         "sign",
     }
     assert units == IN_WEIGHTS

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
 
 from tests.trajectory.runs import Tiny, make, train
 from zoft import cli
-from zoft.directions import DirectionSource
+from zoft.directions import DirectionSource, LowRank
 from zoft.directions.low_rank import SHAPES
 from zoft.estimators import ESTIMATORS, estimator
 from zoft.methods import ESTIMATOR_ROWS, RULE_ROWS, SHAPE_ROWS, tables
@@ -56,8 +56,11 @@ def test_bytes_and_draws_are_the_tables(name: str, buffer: str) -> None:
         (2 if name in ("full_adam", "adamezo") else 1),
         {"buffer": buffer} if "full" in RULE_ROWS[name].extra else {},
     )
-    needs = {"estimator": "three_point", "distribution": "gaussian"} if name == "hizoo" else {}
-    optimizer = make(Tiny(), rule=name, rule_settings=own, directions=q, **needs)
+    needs: dict[str, dict[str, Any]] = {
+        "hizoo": {"estimator": "three_point", "distribution": "gaussian"},
+        "muon": {"form": LowRank("low_rank", 2, 50)},
+    }
+    optimizer = make(Tiny(), rule=name, rule_settings=own, directions=q, **needs.get(name, {}))
     moves = []
     move_ = optimizer.space.move_
     optimizer.space.move_ = lambda given: (moves.extend(given), move_(given))[1]  # type: ignore[method-assign]
@@ -66,5 +69,5 @@ def test_bytes_and_draws_are_the_tables(name: str, buffer: str) -> None:
     stated = RULE_ROWS[name].extra.split("; full: ")[-1 if buffer == "full" else 0]
     assert kept == int(stated) * optimizer.space.elements
     assert not any(isinstance(value, torch.Tensor) for value in optimizer.rule_state.values())
-    draws = RULE_ROWS[name].draws.split(" (")[0].split("; full: ")[-1 if buffer == "full" else 0]
+    draws = RULE_ROWS[name].draws.split(" (")[0].split(", thin")[0].split("; full: ")[-1 if buffer == "full" else 0]
     assert len(moves[-1].terms) == eval(draws.replace("44q", "44*q"), {"q": q})

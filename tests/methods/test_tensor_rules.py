@@ -14,7 +14,11 @@ from torch import nn
 
 from tests.methods.test_estimators_and_rules import SOURCE, Q, Quadratic, random_quadratic
 from tests.trajectory.runs import Tiny, make
-from zoft.backends import CurvedMove, Move, Target, Term
+from zoft.backends import CurvedMove, Move, PolarMove, Rounding, Target, Term
+from zoft.backends.eigen import eigen
+from zoft.backends.factored import FactoredBackend
+from zoft.backends.polar import core, gram
+from zoft.backends.reference import ReferenceBackend
 from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Step
@@ -125,6 +129,81 @@ def test_adamezo_forgets_what_left_the_window() -> None:
             _, state = spend(made, state, Step(t, Estimate(SOURCE.at(t, 2), (1.0 + t, 0.5), 0.0), 0.1))
         states.append(state)
     assert states[0] == states[1] and len(states[0]["window"]) == 2
+
+
+def test_muon_is_sign_descent_where_nothing_is_to_be_orthogonalised() -> None:
+    """Rank 1, one direction of signs, beta = 0: lr sign(c) z, matrices and vectors alike, tied and scalar ones too."""
+    ends, form = [], LowRank("low_rank", 1, 1)
+    for c in (0.25, -3.0):
+        space, made = ParameterSpace(Tiny(torch.float64), factored=True), rule("muon", beta=0.0)
+        directions = DirectionSource(3, form=form).at(0, 1)
+        before = {slot.name: slot.weight.detach().clone() for slot in space.slots}
+        move, _ = spend(made, made.init(), Step(0, Estimate(directions, (c,), 0.0), 0.125))
+        assert move is not None
+        space.move_([move])
+        for slot in space.slots:
+            z = draw(directions[0], slot.window).double().view(slot.weight.shape)
+            torch.testing.assert_close(slot.weight.detach() - before[slot.name], -0.125 * math.copysign(1, c) * z)
+        ends.append(space)
+    assert len(ends) == 2
+
+
+@pytest.mark.parametrize("form", [LowRank("low_rank", 2, 4), LowRank("subspace", 3, 4)])
+def test_a_part_of_a_matrix_gets_its_part_of_the_orthogonal_factor(form: LowRank) -> None:
+    """Bit for bit: shards need no communication. And all of it: orthonormal columns times sqrt(N K / R)."""
+    directions = DirectionSource(1, Distribution.GAUSSIAN, form).at(2, 2)
+    move = PolarMove(tuple(Term(d, s) for d, s in zip(directions, (0.5, -2.0), strict=True)))
+    whole, part = torch.zeros(9, 5), torch.zeros(4, 3)
+    window, backend = Window.whole(77, whole.shape), FactoredBackend(ReferenceBackend())
+    move.spend_(backend, Target(whole, window), (), Rounding.NEAREST)
+    move.spend_(backend, Target(part, replace(window, row=3, rows=4, column=1, columns=3)), (), Rounding.NEAREST)
+    assert torch.equal(part, whole[3:7, 1:4])
+    sizes = torch.linalg.svdvals(whole.double())
+    wanted = [math.sqrt(45 / form.rank)] * form.rank + [0.0] * (5 - form.rank)
+    torch.testing.assert_close(sizes, torch.tensor(wanted).double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "k", "r"), [(9, 7, 1), (9, 7, 3), (6, 5, 5), (40, 30, 17)])
+def test_the_core_gives_the_orthogonal_factor(n: int, k: int, r: int) -> None:
+    rng = np.random.default_rng(r)
+    a, b = rng.normal(size=(n, r)), rng.normal(size=(k, r))
+    for left in (a, a * np.geomspace(1.0, 1e-3, r)):
+        x, rank = core(gram(torch.from_numpy(left)), gram(torch.from_numpy(b)))
+        u, _, vt = np.linalg.svd(left @ b.T)
+        assert rank == r
+        np.testing.assert_allclose(left @ x @ b.T, u[:, :r] @ vt[:r], atol=1e-8)
+
+
+def test_the_core_leaves_out_what_is_zero() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(8, 2)), rng.normal(size=(6, 2))
+    for left, right in ((np.hstack([a, a]), np.hstack([b, b])), (np.hstack([a, 0 * a]), rng.normal(size=(6, 4)))):
+        x, rank = core(gram(torch.from_numpy(left)), gram(torch.from_numpy(right)))
+        u, _, vt = np.linalg.svd(left @ right.T)
+        assert rank == 2
+        np.testing.assert_allclose(left @ x @ right.T, u[:, :2] @ vt[:2], atol=1e-9)
+    assert core(np.zeros((2, 2)), np.eye(2))[1] == core(np.eye(2), np.zeros((2, 2)))[1] == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 16, 33])
+def test_eigenvalues_are_those_of_the_library(n: int) -> None:
+    a = np.random.default_rng(n).normal(size=(n, n))
+    values, vectors = eigen(a @ a.T)
+    np.testing.assert_allclose(np.sort(values), np.linalg.eigvalsh(a @ a.T), atol=1e-12 * n * n)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(n), atol=1e-13 * n)
+    np.testing.assert_allclose((vectors * values) @ vectors.T, a @ a.T, atol=1e-12 * n * n)
+
+
+def test_muon_asks_for_what_it_needs() -> None:
+    with pytest.raises(UsageError, match="dense directions have none"):
+        make(Tiny(), rule="muon")
+    with pytest.raises(UsageError, match="dense directions have none"):
+        ZOSettings(zo_rule="muon")
+    with pytest.raises(UsageError, match="rank 88 together"):
+        make(Tiny(), rule="muon", form=LowRank("low_rank", 2, 1))
+    assert make(Tiny(), rule="muon", form=LowRank("low_rank", 2, 50)).rule.name == "muon"
+    with pytest.raises(UsageError, match="zo_momentum_buffer is a choice of momentum and adam"):
+        ZOSettings(zo_rule="muon", zo_shape="low_rank", zo_momentum_buffer="full")
 
 
 def hizoo_space(shape: tuple[int, int], h: np.ndarray, smoothing: float) -> tuple[Any, ParameterSpace]:

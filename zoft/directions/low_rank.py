@@ -98,6 +98,12 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return z
 
 
+def right_of(direction: Direction) -> Direction:
+    """The address of the right factor: equal for directions that share it."""
+    assert direction.form is not None
+    return _of_period(direction, direction.form, right=True)
+
+
 def _of_period(direction: Direction, form: LowRank, *, right: bool) -> Direction:
     """The address of what stays: that of the first step of the period, in a domain of its own."""
     from zoft.directions.direction import Distribution, Domain
@@ -148,14 +154,14 @@ def orthonormal(columns: torch.Tensor) -> torch.Tensor:
     """
     q = columns.to(torch.float64).clone()
     for j in range(q.shape[1]):
-        q[:, j] = q[:, j] / torch.sqrt(_column_sums(q[:, j, None] * q[:, j, None]))
+        q[:, j] = q[:, j] / torch.sqrt(column_sums(q[:, j, None] * q[:, j, None]))
         if j + 1 < q.shape[1]:
-            shares = _column_sums(q[:, j, None] * q[:, j + 1 :])
+            shares = column_sums(q[:, j, None] * q[:, j + 1 :])
             q[:, j + 1 :] = q[:, j + 1 :] - q[:, j, None] * shares[None, :]
     return q
 
 
-def _column_sums(x: torch.Tensor) -> torch.Tensor:
+def column_sums(x: torch.Tensor) -> torch.Tensor:
     """Sums of columns by halves, in one order on every device."""
     while x.shape[0] > 1:
         half = x.shape[0] // 2

@@ -13,13 +13,14 @@ NAMED: dict[str, dict[str, object]] = {
     "full-adam": {"zo_rule": "full_adam", "zo_directions": 4},
     "adamezo": {"zo_rule": "adamezo", "zo_directions": 4, "zo_momentum_window": 10},
     "hizoo": {"zo_rule": "hizoo", "zo_estimator": "three_point", "zo_distribution": "gaussian"},
+    "muon": {"zo_rule": "muon", "zo_directions": 4, "zo_shape": "low_rank", "zo_rank": 4, "zo_refresh": 50},
     "sign": {"zo_rule": "sign"},
     "lozo": {"zo_shape": "low_rank", "zo_rank": 2, "zo_refresh": 50},
     "subzero": {"zo_shape": "subspace", "zo_rank": 8, "zo_refresh": 100},
     "eggroll": {"zo_estimator": "es_zscore", "zo_directions": 8, "zo_shape": "low_rank", "zo_rank": 1},
 }
 # Learning rates of these are lengths, not lengths^2 / loss.
-IN_WEIGHTS = {"fzoo", "es", "es-rank", "eggroll", "adam", "full-adam", "adamezo", "sign"}
+IN_WEIGHTS = {"fzoo", "es", "es-rank", "eggroll", "adam", "full-adam", "adamezo", "muon", "sign"}
 
 
 def settings_of(name: str) -> list[str]:

@@ -11,10 +11,11 @@ from zoft.rules.base import Rule
 from zoft.rules.full_adam import FullAdam
 from zoft.rules.hizoo import HiZOO
 from zoft.rules.momentum import Momentum
+from zoft.rules.muon import Muon
 from zoft.rules.sgd import SGD
 from zoft.rules.sign import Sign
 
-RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, FullAdam, AdaMeZO, HiZOO, Sign)}
+RULES: dict[str, type[Rule]] = {made.name: made for made in (SGD, Momentum, Adam, FullAdam, AdaMeZO, HiZOO, Muon, Sign)}
 
 
 def rule(name: str, **settings: Any) -> Rule:

@@ -9,20 +9,11 @@ from typing import Any
 from zoft.errors import UsageError
 from zoft.stability.theory import scalar_adam_scale
 
-HEAVY_BALL, ADAM, SGD, SIGN, FULL_ADAM, HIZOO, ADAMEZO = (
-    "momentum",
-    "adam",
-    "sgd",
-    "sign",
-    "full_adam",
-    "hizoo",
-    "adamezo",
-)
-KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, ADAMEZO, HIZOO, SIGN)
+SGD, HEAVY_BALL, ADAM, SIGN = "sgd", "momentum", "adam", "sign"
+FULL_ADAM, ADAMEZO, HIZOO, MUON = "full_adam", "adamezo", "hizoo", "muon"
+KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, ADAMEZO, HIZOO, MUON, SIGN)
 COEFFICIENT = 5  # place of the scalar in what `zoft.rules.window.remember` writes
-OWN_ROOT = math.sqrt(
-    math.pi / 2.0
-)  # most that a normal number's own root takes from its part in the gradient: 1 / E|x|
+OWN_ROOT = math.sqrt(math.pi / 2.0)  # 1 / E|x| of a normal x: most that dividing by its own size takes from a gradient
 
 
 def normalisation(spent: Sequence[float], slopes: Sequence[float]) -> float:
@@ -47,6 +38,7 @@ class Gain:
         sgd 1,     heavy ball 1 / (1 - beta),     scalar adam 1 / (sqrt(v^) + delta),  v^ = mean of p^2 / q
         sign 1 / mean of |p|
         hizoo 1: probes share its scaled directions, so that Tr is that of h^-1/2 H h^-1/2
+        muon 1 / ((1 - beta) rms of an element of m),  rms^2 = sum_k beta^2k sum_j c_kj^2 over its window
         full_adam, adamezo sqrt(pi / 2) times scalar adam's, v^ being the mean of the tensor over the draws of z
 
     In eta_e the right edge is 2 q / Tr for the first three: (6) for heavy ball and, with P^-1 H in the place of H, (18). Sign
@@ -82,15 +74,23 @@ class Gain:
         if self.name == SIGN:
             return 1.0 / state["size"] if state["size"] > 0.0 else 1.0  # where nothing slopes nothing moves
         if self.name == ADAMEZO:
-            return OWN_ROOT / (math.sqrt(self._windowed(slopes, state.get("window", ()))) + self._delta)
+            ages, squares = _windowed(slopes, state.get("window", ()), self._beta2)
+            return OWN_ROOT / (math.sqrt(math.fsum(squares) / math.fsum(ages)) + self._delta)
+        if self.name == MUON:
+            _, squares = _windowed(slopes, state.get("window", ()), self.momentum * self.momentum)
+            rms = math.sqrt(math.fsum(squares))
+            return 1.0 / ((1.0 - self.momentum) * rms) if rms > 0.0 else 1.0
         square = math.fsum(p * p for p in slopes) / len(slopes) ** 2  # sum of c_j^2, c_j = p_j / q
         v = self._beta2 * state.get("v", 0.0) + (1.0 - self._beta2) * square
         scale = scalar_adam_scale(v / (1.0 - self._beta2 ** (state.get("spent", 0) + 1)), adam_eps=self._delta)
         return (OWN_ROOT if self.name == FULL_ADAM else 1.0) / scale
 
-    def _windowed(self, slopes: Sequence[float], window: Sequence[Sequence[Sequence[Any]]]) -> float:
-        """Mean of adamezo's v over the draws of z: sum_j c_j^2 of the remembered gradients and of this one, weighted."""
-        now = math.fsum(p * p for p in slopes) / len(slopes) ** 2
-        squares = [now, *(math.fsum(entry[COEFFICIENT] ** 2 for entry in past) for past in reversed(window))]
-        weights = [self._beta2**age for age in range(len(squares))]
-        return math.fsum(w * s for w, s in zip(weights, squares, strict=True)) / math.fsum(weights)
+
+def _windowed(
+    slopes: Sequence[float], window: Sequence[Sequence[Sequence[Any]]], beta: float
+) -> tuple[list[float], list[float]]:
+    """beta^k, and beta^k sum_j c_kj^2, of this step (k = 0) and the remembered ones."""
+    now = math.fsum(p * p for p in slopes) / len(slopes) ** 2
+    squares = [now, *(math.fsum(entry[COEFFICIENT] ** 2 for entry in past) for past in reversed(window))]
+    ages = [beta**age for age in range(len(squares))]
+    return ages, [weight * square for weight, square in zip(ages, squares, strict=True)]

@@ -35,7 +35,7 @@ class ZOSettings(StabilitySettings):
     zo_shape: Literal["dense", "low_rank", "subspace"] = "dense"  # of a matrix's direction
     zo_rank: int = 2  # of low_rank and subspace
     zo_refresh: int = 1  # steps for which the right factor (of subspace both) stays
-    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "sign"] = "sgd"
+    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "muon", "sign"] = "sgd"
     zo_momentum: float = 0.9  # beta of all rules but sgd and sign
     zo_beta2: float = 0.99  # of the second moment of adam, full_adam and adamezo
     zo_hessian_smoothing: float = 1e-6  # of hizoo: the share of its curvatures that a step replaces
@@ -114,6 +114,11 @@ class ZOSettings(StabilitySettings):
             )
         if name not in ("momentum", "adam") and self.zo_momentum_buffer == "full":
             raise UsageError(f"zo_momentum_buffer is a choice of momentum and adam; leave it out with zo_rule={name}")
+        if name == "muon" and self.zo_shape == "dense":
+            raise UsageError(
+                "zo_rule=muon takes the orthogonal factor of a gradient through its thin factors, and dense directions have "
+                "none; set zo_shape=low_rank or subspace (with zo_refresh, so that steps share a factor)"
+            )
         if name == "full_adam" and self.zo_momentum_window is not None:
             raise UsageError(
                 "zo_rule=full_adam keeps its moments as large as the weights and has no window: leave out zo_momentum_window, "
@@ -151,6 +156,7 @@ class ZOSettings(StabilitySettings):
             "adam": {**own, **moments},
             "full_adam": moments,
             "adamezo": {**moments, "window": self.zo_momentum_window},
+            "muon": {"beta": self.zo_momentum, "window": self.zo_momentum_window},
             "hizoo": {"smoothing": self.zo_hessian_smoothing},
         }
         return rules.get(self.zo_rule, {})

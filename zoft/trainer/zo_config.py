@@ -65,7 +65,7 @@ class ZOConfig(TrainingArguments):
     )
     zo_rank: int = field(default=ZOSettings.zo_rank, metadata={"help": "Columns of the thin factors."})
     zo_refresh: int = field(default=ZOSettings.zo_refresh, metadata={"help": "Steps for which factors stay."})
-    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "sign"] = field(
+    zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "muon", "sign"] = field(
         default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on; see zoft methods."}
     )
     zo_momentum: float = field(
