@@ -14,8 +14,8 @@ from zoft.backends.eigen import eigen, times
 from zoft.backends.fold import fold
 from zoft.backends.reference import add_
 from zoft.backends.tensor_moves import TensorMove, drawn
-from zoft.directions import Direction, Window, factors
-from zoft.directions.low_rank import column_sums, product, right_of
+from zoft.directions import Direction, Window
+from zoft.directions.low_rank import column_sums, left_factor, product, right_factor, right_of
 
 NOTHING = (
     1e-12  # share of the largest eigenvalue of a Gram matrix (1e-6 of a singular value) below which one counts as zero
@@ -57,12 +57,14 @@ class PolarMove(TensorMove):
 
 def thin_sum(terms: Point, whole: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """A [N, R] and B [K, R], float64, with A B' = the sum of the terms; those that share a right factor share columns."""
-    found: dict[Direction, tuple[torch.Tensor, torch.Tensor]] = {}
+    left: dict[Direction, torch.Tensor] = {}
+    right: dict[Direction, torch.Tensor] = {}
     for term in terms:
-        left, right = factors(term.direction, whole, device)
-        scaled, key = left.to(torch.float64) * term.scale, right_of(term.direction)
-        found[key] = (found[key][0] + scaled, found[key][1]) if key in found else (scaled, right.to(torch.float64))
-    return torch.cat([a for a, _ in found.values()], dim=1), torch.cat([b for _, b in found.values()], dim=1)
+        key, a = right_of(term.direction), left_factor(term.direction, whole, device).to(torch.float64) * term.scale
+        left[key] = left[key] + a if key in left else a
+        if key not in right:
+            right[key] = right_factor(term.direction, whole, device).to(torch.float64)
+    return torch.cat(list(left.values()), dim=1), torch.cat(list(right.values()), dim=1)
 
 
 def gram(columns: torch.Tensor) -> np.ndarray:

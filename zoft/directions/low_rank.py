@@ -71,23 +71,41 @@ class LowRank:
 
 def factors(direction: Direction, window: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """A [rows, r] and B [columns, r] of the window, float32: Z over it is A B^T."""
+    return left_factor(direction, window, device), right_factor(direction, window, device)
+
+
+def left_factor(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
+    """A [rows, r]: what a step draws."""
     form = direction.form
     assert form is not None
-    right = Window(window.stream, window.column, window.columns, 0, form.rank, form.rank, window.total_columns)
     if form.shape == "low_rank":
         left = Window(window.stream, window.row, window.rows, 0, form.rank, form.rank, window.total_rows)
-        a = _dense(direction, left, device) * _single(1.0 / math.sqrt(form.rank))
-        return a, _dense(_of_period(direction, form, right=True), right, device)
-    rows, columns = window.total_rows, window.total_columns
-    if not rows:
-        raise UsageError("zo_shape=subspace must know how many rows the whole matrix has; use Window.whole")
-    rank = min(form.rank, rows, columns)
+        return _dense(direction, left, device) * _single(1.0 / math.sqrt(form.rank))
+    rows, columns, rank = _sizes(form, window)
     core = _dense(_normal(direction), Window(window.stream, 0, rank, 0, rank, rank, rank), device)
     core = core * _single(math.sqrt(rows * columns) / rank)
     p = _basis(_of_period(direction, form, right=False), window.stream, rows, rank, device)
-    q = _basis(_of_period(direction, form, right=True), window.stream, columns, rank, device)
-    p = p[window.row : window.row + window.rows]
-    return product(p, core.t()), q[window.column : window.column + window.columns]
+    return product(p[window.row : window.row + window.rows], core.t())
+
+
+def right_factor(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
+    """B [columns, r]: what stays for a period, see `right_of`."""
+    form = direction.form
+    assert form is not None
+    if form.shape == "low_rank":
+        right = Window(window.stream, window.column, window.columns, 0, form.rank, form.rank, window.total_columns)
+        return _dense(right_of(direction), right, device)
+    _, columns, rank = _sizes(form, window)
+    q = _basis(right_of(direction), window.stream, columns, rank, device)
+    return q[window.column : window.column + window.columns]
+
+
+def _sizes(form: LowRank, window: Window) -> tuple[int, int, int]:
+    """Rows and columns of the whole matrix, and the rank of its subspace."""
+    rows, columns = window.total_rows, window.total_columns
+    if not rows:
+        raise UsageError("zo_shape=subspace must know how many rows the whole matrix has; use Window.whole")
+    return rows, columns, min(form.rank, rows, columns)
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
