@@ -23,7 +23,7 @@ def eigen(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a[:size, :size] = matrix
     for _ in range(SWEEPS):
         rest = a - np.diag(np.diag(a))
-        if np.abs(rest).max() <= 1e-16 * np.abs(np.diag(a)).max():
+        if np.abs(rest).max(initial=0.0) <= 1e-16 * np.abs(np.diag(a)).max(initial=0.0):
             break
         for _ in range(n - 1):
             p, q = order[: n // 2], order[n // 2 :][::-1]
