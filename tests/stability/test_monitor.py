@@ -210,6 +210,19 @@ def test_the_gain_of_adam_is_read_from_the_rule() -> None:
     assert gain.now([2.0], {}) == pytest.approx(0.5)
 
 
+def test_the_gains_of_rules_that_look_at_single_weights() -> None:
+    """By the formulas of `Gain`; a window of one gradient, coefficients 3 and 4, and one step of slopes 2 and 2 after it."""
+    root = math.sqrt(math.pi / 2.0)
+    window = [[[0, 0, index, "rademacher", 0, c] for index, c in enumerate((3.0, 4.0))]]  # 25; now 1 + 1
+    full = Gain({"name": "full_adam", "beta": 0.9, "beta2": 0.5, "delta": 0.0})
+    assert full.now([2.0, 2.0], {"v": 7.0, "spent": 1}) == pytest.approx(root / math.sqrt(4.5 / 0.75))
+    adamezo = Gain({"name": "adamezo", "beta": 0.9, "beta2": 0.5, "delta": 0.0, "window": 2})
+    assert adamezo.now([2.0, 2.0], {"window": window}) == pytest.approx(root / math.sqrt((2.0 + 12.5) / 1.5))
+    muon = Gain({"name": "muon", "beta": 0.5, "window": 2})
+    assert muon.now([2.0, 2.0], {"window": window}) == pytest.approx(2.0 / math.sqrt(2.0 + 25.0 / 4.0))
+    assert muon.now([0.0], {}) == Gain({"name": "hizoo", "smoothing": 0.1}).now([3.0], {}) == 1.0
+
+
 def test_the_scheduler_scales_what_auto_chooses(landscape) -> None:
     whole, half = (landscape(trace=10.0, stability_auto=True) for _ in range(2))
     for _ in range(40):
