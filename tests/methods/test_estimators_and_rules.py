@@ -34,7 +34,8 @@ FEWEST = {"full_adam": 2, "adamezo": 2}  # directions that a rule needs; the oth
 SOURCE = DirectionSource(0)
 OWN: dict[str, dict[str, Any]] = {  # what a rule needs beside its name
     "hizoo": {"distribution": "gaussian", "rule_settings": {"smoothing": 0.05}},
-    "muon": {"form": LowRank("low_rank", 2, 3), "rule_settings": {"window": 6}},
+    "muon": {"form": LowRank("low_rank", 2, 3), "rule_settings": {"window": 4}},
+    "adamezo": {"rule_settings": {"window": 5}},
 }
 BOUND = {"three_point": "hizoo"}  # an estimator that only one rule reads
 PAIRS = [
@@ -233,12 +234,12 @@ def test_training_is_the_dense_reference(how: str, what: str, q: int, perturbati
             m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
             w = w - lr * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.99**t)) + 1e-8)
         elif what == "adamezo":
-            past.insert(0, g)
-            a, b = (np.array([beta**k for k in range(t)]) for beta in (0.9, 0.99))
+            past = [g, *past][:5]
+            a, b = (np.array([beta**k for k in range(len(past))]) for beta in (0.9, 0.99))
             m, v = (a @ np.array(past)) / a.sum(), (b @ np.square(past)) / b.sum()
             w = w - lr * m / (np.sqrt(v) + 1e-8)
         elif what == "muon":
-            past = [g, *past][:6]
+            past = [g, *past][:4]
             left, sizes, right = np.linalg.svd(sum(0.9**k * g for k, g in enumerate(past)).reshape(3, 4))
             rank = int(np.sum(sizes > 1e-6 * sizes[0]))
             w = w - lr * math.sqrt(12 / rank) * (left[:, :rank] @ right[:rank]).reshape(-1)
