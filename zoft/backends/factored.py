@@ -20,7 +20,7 @@ class FactoredBackend(Backend):
 
     def __init__(self, inner: Backend) -> None:
         self.name = inner.name
-        self._inner, self._plain = inner, ReferenceBackend()
+        self.inner, self._plain = inner, ReferenceBackend()
 
     def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
         self._of(target).axpby_(target, [replace(m, terms=_seen(m.terms, target)) for m in moves], rounding)
@@ -43,7 +43,7 @@ class FactoredBackend(Backend):
         return self._of(target).perturbed_embedding(ids, target, [_seen(p, target) for p in points])
 
     def _of(self, target: Target) -> Backend:
-        return self._inner if target.window.total_columns == 1 else self._plain
+        return self.inner if target.window.total_columns == 1 else self._plain
 
 
 def _seen(terms: Point, target: Target) -> Point:

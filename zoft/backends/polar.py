@@ -9,17 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zoft.backends.base import Backend, Point, Rounding, Target
+from zoft.backends.base import Backend, Point, Rounding, Target, Term
 from zoft.backends.eigen import eigen, times
+from zoft.backends.factored import FactoredBackend
 from zoft.backends.fold import fold
 from zoft.backends.reference import add_
 from zoft.backends.tensor_moves import TensorMove, drawn
 from zoft.directions import Direction, Window
 from zoft.directions.low_rank import column_sums, left_factor, product, right_factor, right_of
 
-NOTHING = (
-    1e-12  # share of the largest eigenvalue of a Gram matrix (1e-6 of a singular value) below which one counts as zero
-)
+NOTHING = 1e-12  # share of a Gram matrix's largest eigenvalue (1e-6 of a singular value) up to which one counts as zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +36,7 @@ class PolarMove(TensorMove):
         if part.total_columns == 1:
             left, right = self._vector(backend, whole, target.weight.device)
         else:
-            left, right = self._matrix(whole, target.weight.device)
+            left, right = self._matrix(backend, whole, target.weight.device)
         left = left[part.row : part.row + part.rows].to(wide)
         right = right[part.column : part.column + part.columns].to(wide)
         add_(target, lambda rows: product(left[rows], right), self, rounding)
@@ -48,19 +47,26 @@ class PolarMove(TensorMove):
         scale = self.factor * math.sqrt(whole.rows) / norm if norm > 0.0 else 0.0
         return m * scale, torch.ones(1, 1, dtype=torch.float64, device=device)
 
-    def _matrix(self, whole: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        a, b = thin_sum(self.terms, whole, device)
+    def _matrix(self, backend: Backend, whole: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = thin_sum(self.terms, whole, device, backend)
         x, rank = core(gram(a), gram(b))
         scale = self.factor * math.sqrt(whole.rows * whole.columns / rank) if rank else 0.0
         return product(a, torch.from_numpy(scale * x.T).to(device)), b
 
 
-def thin_sum(terms: Point, whole: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def thin_sum(terms: Point, whole: Window, device: torch.device, backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
     """A [N, R] and B [K, R], float64, with A B' = the sum of the terms; those that share a right factor share columns."""
+    plain = backend.inner if isinstance(backend, FactoredBackend) else backend
+    single = torch.empty(0, dtype=torch.float32, device=device)
+
+    def draw(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
+        return drawn(plain, (Term(direction, 1.0),), window, single)
+
     left: dict[Direction, torch.Tensor] = {}
     right: dict[Direction, torch.Tensor] = {}
     for term in terms:
-        key, a = right_of(term.direction), left_factor(term.direction, whole, device).to(torch.float64) * term.scale
+        key = right_of(term.direction)
+        a = left_factor(term.direction, whole, device, draw).to(torch.float64) * term.scale
         left[key] = left[key] + a if key in left else a
         if key not in right:
             right[key] = right_factor(term.direction, whole, device).to(torch.float64)

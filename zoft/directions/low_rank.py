@@ -16,6 +16,7 @@ halves: the same bits everywhere.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from zoft.errors import UsageError
 if TYPE_CHECKING:
     from zoft.directions.direction import Direction
 
+Draw = Callable[["Direction", Window, torch.device], torch.Tensor]
 SHAPES = ("low_rank", "subspace")
 
 
@@ -74,15 +76,15 @@ def factors(direction: Direction, window: Window, device: torch.device) -> tuple
     return left_factor(direction, window, device), right_factor(direction, window, device)
 
 
-def left_factor(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
-    """A [rows, r]: what a step draws."""
+def left_factor(direction: Direction, window: Window, device: torch.device, draw: Draw | None = None) -> torch.Tensor:
+    """A [rows, r]: what a step draws; `draw`: who draws dense directions, if not `zoft.directions.draw`."""
     form = direction.form
     assert form is not None
     if form.shape == "low_rank":
         left = Window(window.stream, window.row, window.rows, 0, form.rank, form.rank, window.total_rows)
-        return _dense(direction, left, device) * _single(1.0 / math.sqrt(form.rank))
+        return _dense(direction, left, device, draw) * _single(1.0 / math.sqrt(form.rank))
     rows, columns, rank = _sizes(form, window)
-    core = _dense(_normal(direction), Window(window.stream, 0, rank, 0, rank, rank, rank), device)
+    core = _dense(_normal(direction), Window(window.stream, 0, rank, 0, rank, rank, rank), device, draw)
     core = core * _single(math.sqrt(rows * columns) / rank)
     p = _basis(_of_period(direction, form, right=False), window.stream, rows, rank, device)
     return product(p[window.row : window.row + window.rows], core.t())
@@ -141,10 +143,10 @@ def _normal(direction: Direction) -> Direction:
     return replace(direction, distribution=Distribution.GAUSSIAN)
 
 
-def _dense(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
+def _dense(direction: Direction, window: Window, device: torch.device, how: Draw | None = None) -> torch.Tensor:
     from zoft.directions.draw import draw
 
-    return draw(replace(direction, form=None), window, device)
+    return (how or draw)(replace(direction, form=None), window, device)
 
 
 def _single(value: float) -> torch.Tensor:
