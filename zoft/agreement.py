@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from zoft.distributed import gather, gather_texts, world_size
 from zoft.errors import ReplicaError, UsageError
-from zoft.estimate import Step
+from zoft.estimate import Flag, Step
 from zoft.space import ParameterSpace
 
 
@@ -72,7 +72,8 @@ class Agreement:
         Raises:
             ReplicaError: a rank differs; the message names it and what differs.
         """
-        if (step.index + 1) % self.every:
+        alone = Flag.INTERRUPTED in step.flags  # an exception on this rank: the others are elsewhere
+        if alone or (step.index + 1) % self.every:
             return
         mine = {
             "seed": step.estimate.directions[0].seed,

@@ -16,9 +16,15 @@ from torch import nn
 from torch.nn import functional
 
 
+class GivesRows(functools.partial[torch.Tensor]):
+    """A forward of one layer that is called with x, or with x and the rows that are wanted."""
+
+
 def can_give_rows(layer: object) -> bool:
-    """Is `layer` torch's own linear layer, with torch's own forward?"""
-    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and "forward" not in vars(layer)
+    """Is `layer` torch's own linear layer, with torch's own forward or one that gives rows?"""
+    if not isinstance(layer, nn.Linear) or type(layer).forward is not nn.Linear.forward:
+        return False
+    return "forward" not in vars(layer) or isinstance(vars(layer)["forward"], GivesRows)
 
 
 @contextmanager
@@ -33,7 +39,8 @@ def only_rows(layer: nn.Linear, ids: torch.Tensor) -> Iterator[None]:
     """
     before = vars(layer).get("forward")
     handle = layer.register_forward_pre_hook(lambda _, args: (*args, ids), prepend=True)
-    layer.forward = functools.partial(_forward, layer)  # type: ignore[method-assign]
+    if not isinstance(before, GivesRows):
+        layer.forward = GivesRows(forward_rows, layer)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -45,11 +52,12 @@ def only_rows(layer: nn.Linear, ids: torch.Tensor) -> Iterator[None]:
 
 
 def rows_wanted(module: nn.Module, args: tuple[Any, ...]) -> torch.Tensor | None:
-    """The rows that this call of `module` is asked for; None: all."""
+    """The rows of its weight that this call of `module` is about to read; None: all, or its forward sees to it."""
     own = vars(module).get("forward")
-    return args[1] if len(args) == 2 and getattr(own, "func", None) is _forward else None
+    return args[1] if len(args) == 2 and isinstance(own, GivesRows) and own.func is forward_rows else None
 
 
-def _forward(layer: nn.Linear, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+def forward_rows(layer: nn.Linear, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Outputs `ids` [n] of `layer`, [..., n]."""
     bias = layer.bias
     return functional.linear(x, layer.weight[ids], None if bias is None else bias[ids])

@@ -22,6 +22,7 @@ from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
 from zoft.rules import spend
 from zoft.same_draws import SameDraws
+from zoft.shards import is_sharded
 from zoft.space import ParameterSpace
 from zoft.spread import Spread
 from zoft.storage import choose_rounding
@@ -91,7 +92,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         check_seed("seed", seed)
         self.model = model
         trainable = [weight for weight in model.parameters() if weight.requires_grad]
-        plain = form is None and direction_groups == 1
+        plain = form is None and direction_groups == 1 and not any(map(is_sharded, trainable))
         perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=distribution, plain=plain)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))

@@ -26,13 +26,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from zoft.audit import Audit, ReadOutside, tensors
 from zoft.backends import PANEL_BYTES, Move, Point, Target
 from zoft.backends.factored import thin
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
-from zoft.few_rows import rows_wanted
+from zoft.few_rows import GivesRows, can_give_rows, forward_rows, rows_wanted
 from zoft.scratch import ScratchStack
 from zoft.space import ParameterSpace, Slot
 from zoft.widened import can_widen, narrow, narrow_dtype, widen
@@ -55,7 +56,7 @@ class ReadOnlyView:
         self._wide = {module for module in held if can_widen(module, trained)}
         self._given: dict[nn.Module, torch.dtype | None] = {}  # what a widened module that runs now was given
         self._scratch = ScratchStack()
-        self._large_now: dict[nn.Module, Slot] = {}  # layers whose forward goes panel by panel in this pass
+        self._large_now: dict[nn.Linear, Slot] = {}  # layers whose forward goes panel by panel in this pass
         self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
         self._passes = 0
@@ -109,7 +110,7 @@ class ReadOnlyView:
             for slot in self._whole_pass if point else ():
                 self._displace(slot, slot.owners, moves)
             for module, slot in self._large_now.items():
-                module.forward = functools.partial(self._in_parts, module, slot, point)
+                module.forward = GivesRows(self._in_parts, module, slot, point)
             for module in wide:
                 before = functools.partial(self._swap_wide, moves=moves)
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -128,11 +129,12 @@ class ReadOnlyView:
             while self._swapped:
                 self._pop()
 
-    def _apart(self, factored: bool) -> Iterator[tuple[nn.Module, Slot]]:
+    def _apart(self, factored: bool) -> Iterator[tuple[nn.Linear, Slot]]:
         """Linear layers whose displaced weight is never held whole: large ones, and all along directions with factors."""
         for module, shown in self._held.items():
-            if type(module).forward is not nn.Linear.forward or "forward" in vars(module):
+            if not can_give_rows(module) or "forward" in vars(module):
                 continue
+            assert isinstance(module, nn.Linear)
             if module.bias is not None and not factored:
                 continue  # the products would be rounded once more before it is added
             slot = dict(shown).get("weight")
@@ -141,21 +143,30 @@ class ReadOnlyView:
             if factored or slot.parameter.numel() * slot.weight.element_size() > PANEL_BYTES:
                 yield module, slot
 
-    def _in_parts(self, module: nn.Module, slot: Slot, point: Point, x: torch.Tensor) -> torch.Tensor:
-        """The forward of a linear layer: panel by panel of its displaced weight, or at w and beside it through thin factors."""
+    def _in_parts(
+        self, module: nn.Linear, slot: Slot, point: Point, x: torch.Tensor, ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The forward of a linear layer: panel by panel of its displaced weight, or at w and beside it through thin factors.
+
+        With `ids` [n] these outputs alone, from the rows of the weight behind them.
+        """
         if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
             self._displace(slot, ((module, "weight"),), (Move(point),))
-            y = nn.Linear.forward(module, x)  # type: ignore[arg-type]
+            y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
             self._pop()
             return y
         self._filling = True
         try:
             target, backend = _shown(module, "weight", slot), self._space.backend
-            if not _factored(point):
-                return backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
-            left, right = thin(point, target)
-            bias: Any = module.bias
-            return backend.low_rank(x.unsqueeze(0), target.weight.detach(), left, right, [1.0], bias).squeeze(0)
+            if _factored(point):
+                weight, bias = target.weight.detach(), module.bias
+                left, right = thin(point, target)
+                if ids is not None:
+                    weight, left, bias = weight[ids], left[:, ids], None if bias is None else bias[ids]
+                return backend.low_rank(x.unsqueeze(0), weight, left, right, [1.0], bias).squeeze(0)
+            if ids is not None:
+                return functional.linear(x, backend.perturbed_embedding(ids.unsqueeze(0), target, [point]).squeeze(0))
+            return backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
         finally:
             self._filling = False
 
@@ -180,7 +191,7 @@ class ReadOnlyView:
                 self._displace_rows(module, "weight", slot, wanted, moves)
                 return (args[0], torch.arange(len(wanted), device=wanted.device))
             return None
-        hidden = self._large_now.get(module)
+        hidden = self._large_now.get(module)  # type: ignore[call-overload]
         shown = [(a, slot) for a, slot in self._held[module] if slot not in self._whole_pass and slot is not hidden]
         if shown and _is_look_up(module, args):
             ((attribute, slot),) = shown

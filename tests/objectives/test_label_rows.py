@@ -7,7 +7,7 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from zoft.backends import Term
-from zoft.directions import Direction
+from zoft.directions import Direction, LowRank
 from zoft.few_rows import only_rows, rows_wanted
 from zoft.objectives import CandidateLikelihood
 from zoft.perturb import InPlace, ReadOnly, evaluation_mode
@@ -66,17 +66,22 @@ def test_label_rows_equal_the_whole_head(family, choices) -> None:
 
 @pytest.mark.parametrize("family", ["opt", "llama"])
 @pytest.mark.parametrize("panel_bytes", [1 << 25, 1 << 10], ids=["whole", "panels"])
-def test_displaced_label_rows_equal_the_displaced_head(family, panel_bytes, monkeypatch) -> None:
-    """Read-only against the same displacement written into the weights; a large head is one that goes in panels."""
+@pytest.mark.parametrize("form", [None, LowRank("low_rank", 3)], ids=["dense", "thin"])
+def test_displaced_label_rows_equal_the_displaced_head(family, panel_bytes, form, monkeypatch) -> None:
+    """Read-only against the same displacement written into the weights; a large head is one that goes in panels.
+
+    Neither computes the other outputs.
+    """
     monkeypatch.setattr("zoft.read_only.PANEL_BYTES", panel_bytes)
     model, batch = build(family), batch_of(CHOICES[1])
-    space = ParameterSpace(model)
-    direction = Direction(3, 5)
+    space = ParameterSpace(model, factored=form is not None)
+    direction = Direction(3, 5, form=form)
+    seen = rows_read(model)
     population = [(Term(direction, 2.0**-6),), (Term(direction, -(2.0**-6)),)]
     before = space.fingerprint()
     with evaluation_mode(model):
         mine = ReadOnly(space).losses(population, lambda: CandidateLikelihood().losses(model, batch))
-        assert space.fingerprint() == before
+        assert space.fingerprint() == before and seen == [(3, 1, 5)] * 2
         written = InPlace(space, eps=2.0**-6, distribution=direction.distribution)
         theirs = written.losses(population, lambda: by_definition(model, batch))
     for few, whole in zip(mine, theirs, strict=True):

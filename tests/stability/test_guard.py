@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 from zoft.governor import Evidence
 from zoft.stability import Guard
 
@@ -46,6 +48,20 @@ def test_noise_around_a_small_loss_is_no_climb() -> None:
     losses = [max(0.01, 0.99**step) * rng.expovariate(1.0) for step in range(3000)]
     guard = Guard(threshold=100.0, may_rewind=True)
     assert set(judged(guard, losses)) == {"pass"}
+
+
+@pytest.mark.parametrize("shift", [0.0, -0.3, -40.0])
+def test_a_loss_below_zero_has_no_multiples(shift: float) -> None:
+    """Minus a score: it is a climb when what was gained is lost again, and not before, wherever zero is."""
+    rng = random.Random(1)
+    gained = [shift - min(0.8, step / 500) + rng.gauss(0.0, 0.1) for step in range(1500)]
+    lost = [shift - 0.8 + step / 500 + rng.gauss(0.0, 0.1) for step in range(700)]
+    guard = Guard(may_rewind=True)
+    assert set(judged(guard, gained)) == {"pass"} and guard.good
+    verdicts = judged(guard, lost)
+    assert verdicts.index("rewind") in range(400, 600) and guard.climbed and not guard.good
+    guard.rewound()
+    assert set(judged(guard, gained[-200:])) == {"pass"} and guard.good
 
 
 def test_state_goes_into_a_checkpoint_and_back() -> None:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from zoft.trainer import ZOConfig, ZOTrainer
+from zoft.trainer.restart import newest_of_this_run
+from zoft.trajectory.mark import MARK
+
 PROGRAM = Path(__file__).with_name("restart_program.py")
 ROOT = PROGRAM.parents[2]
 
@@ -55,3 +59,14 @@ def test_the_run_ends_equal_after_a_worker_was_killed(tmp_path: Path) -> None:
         path.stat().st_size for path in (tmp_path / "killed" / "checkpoint-8").iterdir() if "rng" not in path.name
     )
     assert light < killed[0]["weights"]
+
+
+def test_a_checkpoint_older_than_the_launcher_is_another_runs(tiny_model, arguments, rows, tmp_path: Path) -> None:
+    """Processes that fail before they begin a log leave that of the run before them in the folder."""
+    config = ZOConfig(**{**arguments, "save_strategy": "steps", "save_steps": 3})
+    ZOTrainer(tiny_model(), config, train_dataset=rows).train()
+    assert newest_of_this_run(tmp_path / "run") == tmp_path / "run/checkpoint-6"
+    os.utime(tmp_path / "run/checkpoint-6" / MARK, (1e9, 1e9))
+    assert newest_of_this_run(tmp_path / "run") == tmp_path / "run/checkpoint-3"
+    os.utime(tmp_path / "run/checkpoint-3" / MARK, (1e9, 1e9))
+    assert newest_of_this_run(tmp_path / "run") is None

@@ -6,9 +6,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from zoft.errors import UsageError
 from zoft.trainer import ZOConfig, ZOTrainer
 from zoft.trainer.recording import RecordTrajectory
 from zoft.trainer.rewinding import Rewinding
+from zoft.trainer.settings import ZOSettings
 from zoft.trajectory import TrajectoryLog, replay
 
 REWIND = {"guard": "rewind", "guard_patience": 3, "stability": "off", "logging_steps": 1000}
@@ -48,6 +50,31 @@ def test_a_run_resumes_from_a_checkpoint_behind_a_rewind(tiny_model, arguments, 
     again.train(resume_from_checkpoint=tmp_path / "run/checkpoint-40")
     assert again.zo.steps == whole.zo.steps and again.zo.space.fingerprint() == whole.zo.space.fingerprint()
     assert led_to(again, tiny_model())
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"zo_rule": "momentum", "stability": "cap", "stability_every": 4}], ids=["sgd", "momentum"]
+)
+@pytest.mark.parametrize("checkpoint", [20, 30])
+def test_a_resumed_run_goes_back_behind_its_checkpoint(
+    tiny_model, arguments, rows, tmp_path, checkpoint, changes
+) -> None:
+    """The place lies before the checkpoint: the run that was not disturbed and the one that was resumed end alike."""
+    config = {**arguments, **REWIND, **changes, "max_steps": 46, "save_strategy": "steps", "save_steps": 10}
+    whole = Broken(tiny_model(), ZOConfig(**config), train_dataset=rows)
+    whole.train()
+    assert whole._rewinding.rewinds == [(33, 10)]
+    again = Broken(tiny_model(), ZOConfig(**config), train_dataset=rows)
+    again.train(resume_from_checkpoint=tmp_path / f"run/checkpoint-{checkpoint}")
+    assert again._rewinding.rewinds == [(33, 10)]
+    assert again.zo.space.fingerprint() == whole.zo.space.fingerprint() and again.zo.last == whole.zo.last
+    assert again.zo.governor.metrics() == whole.zo.governor.metrics()
+    assert led_to(again, tiny_model())
+
+
+def test_checkpoints_without_weights_cannot_hold_places_to_go_back_to() -> None:
+    with pytest.raises(UsageError, match="guard=skip"):
+        ZOSettings(zo_light_checkpoints=True, guard="rewind")
 
 
 def test_an_interrupted_call_of_train_leaves_no_observer(tiny_model, arguments, rows) -> None:

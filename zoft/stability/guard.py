@@ -32,7 +32,9 @@ class Guard:
     since waiting any longer would stop the run for good.
 
     Where rewinding is allowed a slow climb is watched as well: the average loss of about 100 steps against its lowest
-    value so far (or 5 % of what it was at first, if that is more). At `rise` times that, the verdict is `rewind` too.
+    value so far (or 5 % of what it was at first, if that is more). At `rise` times that, the verdict is `rewind` too. A loss
+    below zero, that of a reward, has no multiples: there the verdict falls when all is lost that was gained since the first
+    100 steps, and a spread more.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Guard:
         self.climbed = False  # was the last verdict for a slow climb
         self._row = 0  # refused in a row
         self._slow, self._passed = 0.0, 0  # average of the loss, and how many steps are in it
-        self._first, self._lowest = 0.0, math.inf  # of that average, once it is 100 steps old
+        self._first, self._lowest = math.nan, math.inf  # of that average, once it is 100 steps old
         self.restart()
 
     @property
@@ -51,7 +53,10 @@ class Guard:
         """Is this a place to come back to: nothing refused just now, and the slow average near its lowest."""
         if self._lowest == math.inf:  # the first 100 steps
             return not self._row
-        return not self._row and self._passed >= SETTLED and self._slow <= GOOD * self._least()
+        near = GOOD * self._least()
+        if self._lowest <= 0.0:
+            near = self._lowest + (GOOD - 1.0) * max(self._first - self._lowest, math.sqrt(self._spread))
+        return not self._row and self._passed >= SETTLED and self._slow <= near
 
     def rewound(self) -> None:
         """The weights are back at a good place: both averages begin again; what the lowest was is not forgotten."""
@@ -72,7 +77,7 @@ class Guard:
                 self._row = 0
                 return "pass"
             self._remember(evidence.loss, square)
-            self.climbed = self.may_rewind and self.rise is not None and self._slow > self.rise * self._least()
+            self.climbed = self.may_rewind and self.rise is not None and self._slow > self._most(self.rise)
             self.refused += self.climbed
             return "rewind" if self.climbed else "pass"
         self.refused += 1
@@ -102,21 +107,29 @@ class Guard:
         self._passed += 1
         self._slow += max(1.0 - SLOW, 1.0 / self._passed) * (loss - self._slow)
         if self._passed >= SETTLED:
-            self._first = self._first or self._slow
+            self._first = self._slow if math.isnan(self._first) else self._first
             self._lowest = min(self._lowest, self._slow)
 
+    def _most(self, rise: float) -> float:
+        """Slow averages above it are a climb."""
+        if self._lowest <= 0.0:
+            return self._first + math.sqrt(self._spread) if self._passed >= SETTLED else math.inf
+        return rise * self._least()
+
     def _least(self) -> float:
-        return max(self._lowest, SMALLEST_LOSS * self._first)
+        return self._lowest if self._lowest == math.inf else max(self._lowest, SMALLEST_LOSS * self._first)
 
     def state(self) -> dict[str, Any]:
         return {
             "refused": self.refused, "row": self._row, "count": self._count, "loss": self._loss,
             "spread": self._spread, "square": self._square, "slow": self._slow, "passed": self._passed,
-            "first": self._first, "lowest": self._lowest if self._lowest < math.inf else None,
+            "first": None if math.isnan(self._first) else self._first,
+            "lowest": None if self._lowest == math.inf else self._lowest,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         self.refused, self._row, self._count = state["refused"], state["row"], state["count"]
         self._loss, self._spread, self._square = state["loss"], state["spread"], state["square"]
-        self._slow, self._passed, self._first = state["slow"], state["passed"], state["first"]
+        self._slow, self._passed = state["slow"], state["passed"]
+        self._first = math.nan if state["first"] is None else state["first"]
         self._lowest = math.inf if state["lowest"] is None else state["lowest"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from zoft.errors import UsageError
 from zoft.governor import Decision, Evidence, Request
@@ -19,6 +19,18 @@ RECENT = 64  # steps before which the state is kept, and a guard's patience more
 logger = logging.getLogger(__name__)
 
 
+class Places(Protocol):
+    """Whoever keeps the weights of places to come back to."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values and tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        ...
+
+
 class Steering:
     """What the optimizer asks: guard and monitor, either of which may be absent."""
 
@@ -26,6 +38,7 @@ class Steering:
         self.monitor, self.guard = monitor, guard
         self.scale = 1.0  # of the learning rate asked for; halved by every rewind
         self.rewind_wanted = False  # the guard lost patience: whoever can rewind should, and then call `rewound`
+        self.places: Places | None = None  # whoever can rewind; saved and loaded with the rest
         self._recent: OrderedDict[int, dict[str, Any]] = OrderedDict()  # step -> the monitor's state before it
         self._kept: OrderedDict[int, dict[str, Any]] = OrderedDict()  # the same, at the last places to come back to
 
@@ -81,6 +94,9 @@ class Steering:
             "monitor": self.monitor.state_dict() if self.monitor is not None else None,
             "guard": self.guard.state() if self.guard is not None else None,
             "scale": self.scale,
+            "recent": list(self._recent.items()),
+            "kept": list(self._kept.items()),
+            "places": self.places.state_dict() if self.places is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -89,6 +105,9 @@ class Steering:
             self.monitor.load_state_dict(state["monitor"])
         if self.guard is not None and state["guard"] is not None:
             self.guard.load(state["guard"])
+        self._recent, self._kept = OrderedDict(state["recent"]), OrderedDict(state["kept"])
+        if self.places is not None and state["places"] is not None:
+            self.places.load_state_dict(state["places"])
 
 
 def govern(

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from zoft.agreement import require_equal
+from zoft.distributed import gather
 from zoft.trainer.recording import LOG_NAME
 from zoft.trainer.refused import whole_checkpoints
 from zoft.trajectory import TrajectoryLog
-from zoft.trajectory.mark import read_mark
+from zoft.trajectory.mark import MARK, read_mark
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ def check_restarts(environ: Mapping[str, str] = os.environ) -> None:
 def newest_of_this_run(folder: Path) -> Path | None:
     """The last checkpoint that was written whole and lies on the log of the run in `folder`; None: begin anew.
 
-    Checkpoints of an earlier run in the same folder are not on its log.
+    Checkpoints of an earlier run in the same folder are not on its log; or, where the processes failed before they began a
+    log of their own, they are older than the launcher.
 
     Raises:
         UsageError: the processes do not see the same files.
@@ -47,9 +49,21 @@ def newest_of_this_run(folder: Path) -> Path | None:
         (step, path, mark) for step, path in whole_checkpoints(folder).items() if (mark := read_mark(path)) is not None
     ]
     log = TrajectoryLog.read(folder / LOG_NAME) if marked and (folder / LOG_NAME).is_file() else None
-    on_log = [] if log is None else [(mark.steps, step, path) for step, path, mark in marked if mark.on(log)]
+    since = min(row[0] for row in gather([_launched()]))
+    on_log = [
+        (mark.steps, step, path)
+        for step, path, mark in marked
+        if log is not None and mark.on(log) and (path / MARK).stat().st_mtime >= since
+    ]
     _, number, found = max(on_log, default=(0, 0, None))
     what = f"the checkpoint found in {folder} (put output_dir on a disk that all machines share, or set save_on_each_node=true)"
     require_equal(number, what)
     logger.warning("started again by the launcher: %s", f"going on from {found}" if found else "from the beginning")
     return found
+
+
+def _launched() -> float:
+    """When the launcher of this process was started [seconds since 1970]."""
+    import psutil  # accelerate brings it
+
+    return psutil.Process(os.getppid()).create_time()

@@ -71,6 +71,11 @@ class ZOSettings(StabilitySettings):
                 "zo_light_checkpoints=true leaves the weights to the log, and zo_trajectory=false keeps none"
             )
         self._check_rule()
+        if self.zo_light_checkpoints and self.guard == "rewind":
+            raise UsageError(
+                "zo_light_checkpoints=true keeps no weights in a checkpoint, and guard=rewind would need those of the places "
+                "that it goes back to; use guard=skip, or leave out zo_light_checkpoints"
+            )
         check_count("zo_check_every", self.zo_check_every, least=0)
         if self.zo_seed is not None:
             check_seed("zo_seed", self.zo_seed)
