@@ -82,6 +82,20 @@ def test_bounds_of_the_monitor(name, value) -> None:
         ZOSettings(**{name: value})
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"zo_momentum": 0.5},
+        {"zo_rule": "momentum", "zo_beta2": 0.5},
+        {"zo_momentum_buffer": "full"},
+        {"guard_rise": 2.0},
+    ],
+)
+def test_a_setting_that_nothing_reads(given) -> None:
+    with pytest.raises(UsageError, match=f"{list(given)[-1]}=.* leave it at"):
+        ZOSettings(**given)
+
+
 def test_the_most_directions_fit_the_address() -> None:
     assert MOST_DIRECTIONS < MAX_INDEX
     assert len(DirectionSource(SEEDS - 1).at(0, MOST_DIRECTIONS)) == MOST_DIRECTIONS

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
 
 # Rules with a second moment for every weight -> the rule that they are along one direction of signs.
 ALREADY = {"full_adam": "adam zo_momentum_buffer=full", "adamezo": "adam"}
+OF_RULES = {  # settings that only some rules read
+    "zo_momentum": ("momentum", "adam", "full_adam", "adamezo", "muon"),
+    "zo_beta2": ("adam", "full_adam", "adamezo"),
+    "zo_momentum_window": ("momentum", "adam", "adamezo", "muon"),
+    "zo_momentum_buffer": ("momentum", "adam"),
+    "zo_hessian_smoothing": ("hizoo",),
+}
 
 
 @dataclass(frozen=True)
@@ -117,17 +124,26 @@ class ZOSettings(StabilitySettings):
                 f"zo_distribution=rademacher all of them are one number: take zo_rule={ALREADY[name]}, which is the same step, "
                 "or more directions"
             )
-        if name not in ("momentum", "adam") and self.zo_momentum_buffer == "full":
-            raise UsageError(f"zo_momentum_buffer is a choice of momentum and adam; leave it out with zo_rule={name}")
         if name == "muon" and self.zo_shape == "dense":
             raise UsageError(
                 "zo_rule=muon takes the orthogonal factor of a gradient through its thin factors, and dense directions have "
                 "none; set zo_shape=low_rank or subspace (with zo_refresh, so that steps share a factor)"
             )
-        if name == "full_adam" and self.zo_momentum_window is not None:
+        self._check_ignored()
+
+    def _check_ignored(self) -> None:
+        """Raises UsageError for a setting that was changed and that nothing would read."""
+        for name, rules in OF_RULES.items():
+            usual = getattr(ZOSettings, name)
+            if getattr(self, name) != usual and self.zo_rule not in rules:
+                raise UsageError(
+                    f"{name}={getattr(self, name)} is of zo_rule={' and '.join(rules)}, and zo_rule={self.zo_rule} has none: "
+                    f"leave it at {usual}, or set that rule"
+                )
+        if self.guard_rise != ZOSettings.guard_rise and self.guard != "rewind":
             raise UsageError(
-                "zo_rule=full_adam keeps its moments as large as the weights and has no window: leave out zo_momentum_window, "
-                "or take zo_rule=adamezo"
+                f"guard_rise={self.guard_rise} is of guard=rewind, and guard={self.guard} does not look at it: leave it at "
+                f"{ZOSettings.guard_rise}, or set guard=rewind"
             )
 
     @property
