@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tests.trajectory.runs import Moody, Tiny, adapted, detach, make, recorded, train
+from zoft.directions import LowRank
+from zoft.directions.low_rank import SHAPES
 from zoft.errors import UsageError
+from zoft.estimators import ESTIMATORS
 from zoft.rules import spend
 from zoft.trajectory import Snapshot, TrajectoryError, TrajectoryLog, attach, merge, replay, rewind
 from zoft.trajectory.compact import encode_compact
 from zoft.trajectory.record import record_bytes
 
+ONE_IS_ENOUGH = ("two_point", "one_sided", "conservative")  # directions; the others compare several
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
@@ -31,9 +35,14 @@ def runs(draw: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Any
     if perturbation == "read_only" and dtype is not torch.float16:
         roundings += ["residual8", "residual16"]
     law = "rademacher" if sixteen and perturbation == "in_place" else draw(st.sampled_from(["rademacher", "gaussian"]))
-    rule = draw(st.sampled_from(["sgd", "momentum", "adam"]))
+    estimator = draw(st.sampled_from(list(ESTIMATORS)))
+    form = draw(st.one_of(st.none(), st.builds(LowRank, st.sampled_from(SHAPES), st.integers(1, 3), st.integers(1, 3))))
+    rules = ["sgd", "momentum", "adam"]
+    if law == "rademacher" and form is None and estimator == "two_point":
+        rules.append("sign")
+    rule = draw(st.sampled_from(rules))
     window: dict[str, Any] = {}
-    if rule != "sgd":
+    if rule in ("momentum", "adam"):
         how = draw(st.one_of(st.builds(dict, window=st.integers(1, 4)), st.just({"buffer": "full"})))
         window = {"beta": draw(st.sampled_from([0.0, 0.5, 0.9])), **how}
     model = {
@@ -46,7 +55,11 @@ def runs(draw: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Any
         "perturbation": perturbation,
         "weight_rounding": draw(st.sampled_from(roundings)),
         "distribution": law,
-        "directions": draw(st.integers(1, 3)),
+        "directions": 1
+        if rule == "sign"
+        else draw(st.integers(1, 3) if estimator in ONE_IS_ENOUGH else st.integers(3, 4)),
+        "estimator": estimator,
+        "form": form,
         "weight_decay": draw(st.sampled_from([0.0, 0.1, 5e-4])),  # the last: less than float32 can pay in one step
         "rule": rule,
         "rule_settings": window,
@@ -62,7 +75,7 @@ def runs(draw: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], Any
 
 
 @pytest.mark.filterwarnings("ignore:perturbation=in_place")
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(run=runs(), steps=st.integers(1, 6), until=st.integers(0, 6))
 def test_replay_equals_the_run(run: Any, steps: int, until: int, tmp_path: Path) -> None:
     of_model, of_optimizer, of_loop, kind, moody = run
