@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -125,6 +125,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.light = False  # whether `state_dict` leaves out what is as large as the weights: a log gives it back
         self.observers: list[Callable[[Step], None]] = []  # told of every step after it was applied
         self.governor: Governor | None = None  # may ask for extra losses, lower the learning rate, refuse a step
+        self.ahead = False  # see `step`
         self._parts: list[Part] = []  # the micro-batches of the step to come
         self._request: Request | None = None  # of the governor, for the same step
         self._probing: ReadOnly | None = None
@@ -157,7 +158,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
         """
-        population = self.spread.mine(self.estimator.population(self.source.at(self.steps, self.directions)))
+        population = self._population()
         if self._request is None:
             self._request = Request() if self.governor is None else self.governor.request(self.steps)
         loss = SameDraws(lambda: taken(closure()), self._devices)
@@ -167,6 +168,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         loss.leave()
         self._parts.append(Part(losses, divisor, tuple(asked)))
         return mean(loss for loss, _, _ in losses)
+
+    def _population(self) -> Sequence[Point]:
+        """The points at which this process takes the losses of the step to come."""
+        return self.spread.mine(self.estimator.population(self.source.at(self.steps, self.directions)))
 
     def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[float]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
@@ -181,6 +186,10 @@ class ZOOptimizer(torch.optim.Optimizer):
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
         """Move the weights once along this step's estimate.
 
+        Where `ahead` is set, in place, and nobody watches who could read a weight, they are left where the next step begins, at
+        its first point: two passes a step instead of three, for the same bits. Set it only where nothing reads a weight before
+        the next losses are taken; `settle` brings them back, and is called before state_dict.
+
         Returns:
             The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last
             step.
@@ -188,9 +197,13 @@ class ZOOptimizer(torch.optim.Optimizer):
         try:
             if closure is not None:
                 self.accumulate(closure, hold=True)
-            return self._step() if self._parts else None
-        finally:
+            loss = self._step() if self._parts else None
+        except BaseException:
             self.perturbation.restore()
+            raise
+        if not self.perturbation.begun:
+            self.perturbation.restore()
+        return loss
 
     def _step(self) -> float:
         directions = self.source.at(self.steps, self.directions)
@@ -208,7 +221,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             flags=flags if estimate.finite else flags | Flag.NONFINITE,
             evaluations=max(len(parts), self.perturbation.cycles),  # more: begun, given up and taken again
         )
-        self.apply(step)
+        self.apply(step, ahead=self.ahead and not any(getattr(seen, "reads_weights", True) for seen in self.observers))
         return step.estimate.loss
 
     def _governed(self, lr: float, estimate: Estimate, totals: Totals) -> tuple[float, Flag]:
@@ -248,14 +261,23 @@ class ZOOptimizer(torch.optim.Optimizer):
             nothing = Estimate(self.source.at(self.steps, self.directions), (0.0,) * self.directions, math.nan)
             self.apply(Step(self.steps, nothing, 0.0, flags=Flag.INTERRUPTED, evaluations=cycles))
 
-    def apply(self, step: Step) -> None:
-        """Spend one step: the only path from a Step to the weights, in training and in replay."""
+    def settle(self) -> None:
+        """Bring the weights back where `ahead` left them at the next step's first point.
+
+        The way there and back has rounded, so a step that moves nothing goes into the log: rather do not set `ahead` then.
+        """
+        if self.perturbation.begun:
+            self.discard()
+
+    def apply(self, step: Step, *, ahead: bool = False) -> None:
+        """Spend one step, and with `ahead` begin the way of the next one: the only path from a Step to the weights."""
         before, self.space.torn = self.space.torn, True
         move, self.rule_state = spend(self.rule, self.rule_state, step)
         back = self.perturbation.take_back()
-        self.space.move_(back if move is None else [*back, move])
         self.perturbation.cycles = 0
         self.steps = step.index + 1
+        spent = back if move is None else [*back, move]
+        self.space.move_([*spent, *self.perturbation.begin(self._population())] if ahead else spent)
         self.skipped += step.flags.skipped
         self.last = step
         for observer in self.observers:
@@ -277,6 +299,7 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Torch's state plus the step counter, the rule's scalars and residual bits; plain values and tensors only."""
+        self.settle()
         self.perturbation.restore()
         state = super().state_dict()
         state["zoft"] = {
@@ -307,6 +330,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             if mine.get(key) != value:
                 raise UsageError(f"the checkpoint was trained with {key} {mine.get(key)!r}, this run has {value!r}")
         super().load_state_dict(state_dict)
+        self.perturbation.take_back()  # from weights that are others now
         self._parts, self._request, self.perturbation.cycles = [], None, 0  # of a step from other weights
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]

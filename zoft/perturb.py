@@ -42,8 +42,21 @@ class Perturbation(ABC):
         """
 
     def take_back(self) -> list[Move]:
-        """The moves that lead back from where `losses(..., hold=True)` left the weights; the caller makes them now."""
+        """The moves that lead back from where `losses(..., hold=True)` or `begin` left the weights; the caller makes them now."""
         return []
+
+    def begin(self, population: Sequence[Point]) -> list[Move]:
+        """The first move of the way through `population`; the caller makes it now, in one pass with others.
+
+        The next `losses` goes on from there where it is given the same population; anything else first goes to the end of
+        the way. In place only: nothing is returned where there is no way.
+        """
+        return []
+
+    @property
+    def begun(self) -> bool:
+        """Whether the weights stand where `begin` led."""
+        return False
 
     def restore(self) -> None:
         """Bring the weights back where `hold` left them elsewhere."""
@@ -82,6 +95,7 @@ class InPlace(Perturbation):
         super().__init__(space)
         self._counted = False
         self._back: list[Move] = []  # not empty: the weights are displaced
+        self._begun: tuple[Point, ...] = ()  # not empty: to the first of these points
         narrow = next((s for s in space.slots if s.weight.dtype in (torch.bfloat16, torch.float16)), None)
         if narrow is None:
             return
@@ -96,7 +110,9 @@ class InPlace(Perturbation):
         warnings.warn(IN_PLACE_16_BIT, stacklevel=3)
 
     def losses(self, population: Sequence[Point], loss: Callable[[], T], *, hold: bool = False) -> list[T]:
-        self.restore()
+        begun = self.begun and self._begun == tuple(population)
+        if not begun:
+            self.restore()
         if not any(population):
             return [loss() for _ in population]
         if not self._counted:
@@ -105,10 +121,11 @@ class InPlace(Perturbation):
             report_too_large((slot.weight for slot in self.space.slots), step)
         results: list[T] = []
         path = in_place_path(population)
-        self.cycles += 1
+        self._begun = ()
+        self.cycles += not begun
         try:
             for gone, move in enumerate(path[:-1], start=1):
-                if move.terms:
+                if move.terms and not (begun and gone == 1):
                     self.space.move_([move])
                 self._back = path[gone:]
                 results.append(loss())
@@ -120,8 +137,20 @@ class InPlace(Perturbation):
         return results
 
     def take_back(self) -> list[Move]:
-        moves, self._back = self._back, []
+        moves, self._back, self._begun = self._back, [], ()
         return moves
+
+    def begin(self, population: Sequence[Point]) -> list[Move]:
+        path = in_place_path(population)
+        if not path[0].terms:
+            return []
+        self._begun, self._back = tuple(population), path[1:]
+        self.cycles += 1
+        return path[:1]
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._begun)
 
 
 IN_PLACE_16_BIT = (

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from zoft.estimate import Flag
 from zoft.optimizer import ZOOptimizer
+from zoft.trajectory import TrajectoryLog, attach, replay
 
 pytestmark = pytest.mark.filterwarnings("ignore:perturbation=in_place")
 
@@ -71,6 +73,62 @@ def test_fused_equals_unfused_bitwise(run) -> None:
     assert equal(bits(nets[0]), bits(nets[1]))
     q = chosen["directions"]
     assert few == 3 * ([1] * (2 * q) + [2]) and many == 3 * ([1] * (2 * q + 2))
+
+
+@settings(max_examples=25, deadline=None)
+@given(runs())
+def test_ahead_equals_step_by_step_bitwise(run) -> None:
+    """Two passes a step: the second one restores, updates and begins the next step."""
+    dtype, chosen = run
+    nets = [model(dtype), model(dtype)]
+    two, three = (ZOOptimizer(net, perturbation="in_place", **chosen) for net in nets)
+    few = swept(two)
+    for left in (3, 2, 1, 0):
+        two.ahead = left > 0
+        two.step(loss_of(nets[0]))
+        three.step(loss_of(nets[1]))
+        assert two.last == three.last
+        assert equal(bits(nets[0]), bits(nets[1])) is (not left)
+    q = chosen["directions"]
+    assert few == [1] * (2 * q) + 3 * ([3] + [1] * (2 * q - 1)) + [2]
+
+
+def test_whatever_saves_or_watches_sees_the_weights() -> None:
+    net = model()
+    optimizer = ZOOptimizer(net, lr=0.0, perturbation="in_place")
+    optimizer.step(loss_of(net))
+    before = bits(net)
+    optimizer.ahead = True
+    optimizer.step(loss_of(net))
+    assert not equal(bits(net), before)
+    state = optimizer.state_dict()
+    assert equal(bits(net), before) and state["zoft"]["steps"] == 3 and optimizer.last.flags is Flag.INTERRUPTED
+    seen: list[bool] = []
+    optimizer.observers.append(lambda step: seen.append(equal(bits(net), before)))
+    optimizer.step(loss_of(net))
+    assert seen == [True] and equal(bits(net), before)
+
+
+def test_a_loss_that_raises_after_a_step_ahead(tmp_path) -> None:
+    """The way that was begun is gone to its end, and the log tells of it."""
+    net = model(torch.bfloat16)
+    optimizer = ZOOptimizer(net, lr=0.01, eps=2.0**-8, perturbation="in_place")
+    recorder = attach(optimizer, tmp_path / "log")
+    optimizer.ahead = True
+    optimizer.step(loss_of(net))
+
+    def broken() -> torch.Tensor:
+        raise RuntimeError("no memory")
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no memory"):
+            optimizer.step(broken)
+    optimizer.step(loss_of(net))
+    optimizer.settle()
+    recorder.close()
+    log = TrajectoryLog.read(tmp_path / "log")
+    assert [step.evaluations for step in log.steps] == [1, 3, 1]
+    assert replay(model(torch.bfloat16), log).space.fingerprint() == optimizer.space.fingerprint()
 
 
 def test_without_hold_the_weights_are_back_at_once() -> None:

@@ -119,6 +119,7 @@ class Contestants:
         batch, settings = self._batch, MODES[mode]
         model = self._model if settings["perturbation"] == "read_only" else copy.deepcopy(self._model)
         optimizer = ZOOptimizer(model, LR, eps=EPS, **settings)
+        optimizer.ahead = True  # as ZOTrainer does
         taken = self.splits[name] = []
         losses = {"passes": lambda: 0.0, "label": lambda: batch.label(model), "": lambda: batch.full(model)}
 

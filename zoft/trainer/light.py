@@ -47,7 +47,9 @@ class LightCheckpoints(_Base):
             )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`; a checkpoint begins with it, and the log must be on the disk before."""
+        """As `Trainer.save_model`, at the weights; a checkpoint begins with it, and the log must be on the disk before."""
+        if self.zo is not None:
+            self.zo.settle()
         if self._recording is not None:
             self._recording.sync()
         if self.zo_settings.zo_light_checkpoints and _internal_call:

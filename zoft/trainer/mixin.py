@@ -19,7 +19,7 @@ from zoft.shards import is_sharded
 from zoft.spread import Spread
 from zoft.stability import Steering, govern
 from zoft.trainer.best import follow_best, mark_best
-from zoft.trainer.holding import step_follows
+from zoft.trainer.holding import losses_follow, step_follows
 from zoft.trainer.light import LightCheckpoints
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings, last_checkpoint
@@ -242,7 +242,9 @@ class ZOMixin(LightCheckpoints):
             with self.compute_loss_context_manager(), _without_rank_factor(self.args):
                 return self.zo_losses(model, dict(inputs), num_items_in_batch)
 
-        value = self.zo.accumulate(loss, divisor, hold=step_follows(self, ZOMixin.training_step))
+        hold = step_follows(self, ZOMixin.training_step)
+        self.zo.ahead = hold and losses_follow(self, ZOMixin.log)
+        value = self.zo.accumulate(loss, divisor, hold=hold)
         return torch.tensor(value * self._shards / divisor, device=self.args.device)
 
     def zo_losses(
@@ -250,6 +252,12 @@ class ZOMixin(LightCheckpoints):
     ) -> torch.Tensor:
         """The micro-batch's loss, or where they are known the losses of its examples [B]: half-batch slopes for free."""
         return self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)  # type: ignore[return-value]
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Trainer.evaluation_loop`, at the weights."""
+        if self.zo is not None:
+            self.zo.settle()
+        return super().evaluation_loop(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As `Trainer.log`, with what the last step measured beside the loss, and the learning rate it really used."""

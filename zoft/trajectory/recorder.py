@@ -27,6 +27,8 @@ from zoft.trajectory.record import chain, encode
 class Recorder:
     """Appends every step it is told of: an observer of `optimizer`, made by `zoft.trajectory.attach`."""
 
+    reads_weights = False  # when it is told of a step
+
     def __init__(
         self, optimizer: ZOOptimizer, path: Path, header: Header, count: int, check: bytes, sync_seconds: float = 10.0
     ) -> None:
