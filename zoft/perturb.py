@@ -42,7 +42,7 @@ class Perturbation(ABC):
         """
 
     def take_back(self) -> list[Move]:
-        """The moves that lead back from where `losses(..., hold=True)` or `begin` left the weights; the caller makes them now."""
+        """The moves that lead back from where `hold` or `begin` left the weights; the caller makes them now."""
         return []
 
     def begin(self, population: Sequence[Point]) -> list[Move]:

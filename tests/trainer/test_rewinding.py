@@ -64,8 +64,12 @@ def test_a_resumed_run_goes_back_behind_its_checkpoint(
     whole = Broken(tiny_model(), ZOConfig(**config), train_dataset=rows)
     whole.train()
     assert whole._rewinding.rewinds == [(33, 10)]
+    config["output_dir"] = str(tmp_path / "stopped")
+    stopped = Broken(tiny_model(), ZOConfig(**config), train_dataset=rows, callbacks=[StopsAt(checkpoint + 2)])
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
     again = Broken(tiny_model(), ZOConfig(**config), train_dataset=rows)
-    again.train(resume_from_checkpoint=tmp_path / f"run/checkpoint-{checkpoint}")
+    again.train(resume_from_checkpoint=tmp_path / f"stopped/checkpoint-{checkpoint}")
     assert again._rewinding.rewinds == [(33, 10)]
     assert again.zo.space.fingerprint() == whole.zo.space.fingerprint() and again.zo.last == whole.zo.last
     assert again.zo.governor.metrics() == whole.zo.governor.metrics()

@@ -9,6 +9,7 @@ from torch import nn
 from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.trainer import ZOCallback, ZOConfig, ZOTrainer
+from zoft.trajectory import TrajectoryLog
 
 
 def trained(model, arguments, rows, **changes):
@@ -154,6 +155,38 @@ def test_in_place_no_callback_and_no_override_ever_sees_a_displaced_weight(tiny_
     assert prints[0] == prints[1]
     assert seen["on_substep_end"] == seen["on_pre_optimizer_step"]  # two cycles on one grid: both end at the weights
     assert sweeps[0] == 3 * [1, 1, 1, 1, 1, 2] and sweeps[1] == 3 * [1] * 7
+
+
+def test_in_place_takes_two_passes_a_step_where_nothing_reads_a_weight(tiny_model, arguments, rows, tmp_path) -> None:
+    """Steps 2 and 4 are followed by a checkpoint or an evaluation, step 6 by the end; a callback in between makes it three."""
+    from transformers import TrainerCallback
+
+    class Watcher(TrainerCallback):
+        def on_log(self, args, state, control, **kwargs):
+            prints.append(trainer.zo.space.fingerprint())
+
+    changes = {"perturbation": "in_place", "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps"}
+    changes |= {"eval_steps": 2, "logging_steps": 1, "stability": "off", "guard": "off"}
+    prints, ends, sweeps = [], [], []
+    for name, watchers in (("two", []), ("three", [Watcher()])):
+        config = ZOConfig(**{**arguments, **changes, "output_dir": str(tmp_path / name)})
+        trainer = ZOTrainer(tiny_model(), config, train_dataset=rows, eval_dataset=rows, callbacks=watchers)
+        trainer.create_optimizer()
+        move_, moves_ = trainer.zo.space.move_, []
+        trainer.zo.space.move_ = lambda moves, keep=moves_, do=move_: keep.append(len(moves)) or do(moves)
+        trainer.train()
+        log = TrajectoryLog.read(tmp_path / name / "trajectory.zoft")
+        assert [step.evaluations for step in log.steps] == [1] * 6
+        ends.append(
+            (trainer.zo.space.fingerprint(), [h["eval_loss"] for h in trainer.state.log_history if "eval_loss" in h])
+        )
+        sweeps.append(moves_)
+    assert ends[0] == ends[1] and prints
+    assert sweeps[1] == 6 * [1, 1, 2]
+    assert [len([n for n in sweeps[0] if n == many]) for many in (1, 2, 3)] == [9, 3, 3]
+    resumed = ZOTrainer(tiny_model(), config, train_dataset=rows, eval_dataset=rows)
+    resumed.train(resume_from_checkpoint=tmp_path / "two" / "checkpoint-4")
+    assert resumed.zo.space.fingerprint() == ends[0][0]
 
 
 def test_resume_is_exact_when_the_loss_draws_random_numbers(tiny_model, arguments, rows) -> None:
