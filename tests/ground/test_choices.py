@@ -13,7 +13,11 @@ from zoft.trainer.settings import ZOSettings
 WORDS = {
     name: get_args(hint) for name, hint in get_type_hints(ZOSettings).items() if str(hint).startswith("typing.Lit")
 }
-NEEDED = {"fzoo": {"zo_directions": 8}, "full": {"zo_rule": "momentum"}}  # words that only some other settings allow
+NEEDED = {
+    "fzoo": {"zo_directions": 8},
+    "full": {"zo_rule": "momentum"},
+    "full_adam": {"zo_directions": 2},
+}  # words that only some other settings allow
 
 
 def test_every_word_is_accepted_and_no_other() -> None:
