@@ -158,7 +158,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
         """
-        population = self._population()
+        population = self._population(self.steps)
         if self._request is None:
             self._request = Request() if self.governor is None else self.governor.request(self.steps)
         loss = SameDraws(lambda: taken(closure()), self._devices)
@@ -169,9 +169,9 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._parts.append(Part(losses, divisor, tuple(asked)))
         return mean(loss for loss, _, _ in losses)
 
-    def _population(self) -> Sequence[Point]:
-        """The points at which this process takes the losses of the step to come."""
-        return self.spread.mine(self.estimator.population(self.source.at(self.steps, self.directions)))
+    def _population(self, step: int) -> Sequence[Point]:
+        """The points at which this process takes the losses of a step."""
+        return self.spread.mine(self.estimator.population(self.source.at(step, self.directions)))
 
     def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[float]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
@@ -274,10 +274,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         before, self.space.torn = self.space.torn, True
         move, self.rule_state = spend(self.rule, self.rule_state, step)
         back = self.perturbation.take_back()
-        self.perturbation.cycles = 0
-        self.steps = step.index + 1
         spent = back if move is None else [*back, move]
-        self.space.move_([*spent, *self.perturbation.begin(self._population())] if ahead else spent)
+        first = self.perturbation.begin(self._population(step.index + 1)) if ahead else []
+        self.space.move_([*spent, *first])
+        self.perturbation.cycles = int(self.perturbation.begun)
+        self.steps = step.index + 1
         self.skipped += step.flags.skipped
         self.last = step
         for observer in self.observers:
