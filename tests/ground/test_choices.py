@@ -13,11 +13,16 @@ from zoft.trainer.settings import ZOSettings
 WORDS = {
     name: get_args(hint) for name, hint in get_type_hints(ZOSettings).items() if str(hint).startswith("typing.Lit")
 }
-NEEDED = {
+HIZOO = {"zo_rule": "hizoo", "zo_estimator": "three_point", "zo_distribution": "gaussian"}
+NEEDED = {  # words that only some other settings allow
     "fzoo": {"zo_directions": 8},
     "full": {"zo_rule": "momentum"},
     "full_adam": {"zo_directions": 2},
-}  # words that only some other settings allow
+    "adamezo": {"zo_directions": 2},
+    "muon": {"zo_shape": "low_rank"},
+    "three_point": HIZOO,
+    "hizoo": HIZOO,
+}
 
 
 def test_every_word_is_accepted_and_no_other() -> None:
@@ -25,7 +30,7 @@ def test_every_word_is_accepted_and_no_other() -> None:
     assert WORDS.keys() <= {field.name for field in fields(ZOSettings)}
     for name, words in WORDS.items():
         for word in words:
-            assert getattr(ZOSettings(**{name: word}, **NEEDED.get(word, {})), name) == word
+            assert getattr(ZOSettings(**{**NEEDED.get(word, {}), name: word}), name) == word
         for wrong in ("nonsense", "", None, False):
             with pytest.raises(UsageError, match=f"{name} must be one of {words[0]}, .*, but {wrong!r} was given"):
                 ZOSettings(**{name: wrong})
