@@ -37,7 +37,7 @@ class _Buffers(threading.local):
             self.words = max(self.words, stride * slots)
             parts = {
                 plan.SCRATCH.acc: plan.TILE_ELEMENTS,
-                plan.SCRATCH.z: plan.TILE_ELEMENTS,
+                plan.SCRATCH.z: 4 * plan.NARROW_LANES,
                 plan.SCRATCH.bits: 4 * max(plan.NARROW_LANES, self.lanes),
                 plan.SCRATCH.normals: 4 * plan.NARROW_LANES,
                 plan.SCRATCH.words: 4 * self.words,
@@ -96,6 +96,28 @@ class CpuBackend(ReferenceBackend):
             _run(rows, plan.tabulate(moves, rounding))
         for weight, copy in scattered:
             weight.detach().copy_(copy)
+
+    def panel_pair(
+        self,
+        target: Target,
+        points: Sequence[Point],
+        copies: torch.Tensor,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
+    ) -> None:
+        """One read of the weight, and of a direction that neighbours share one draw, where each point has one term."""
+        if moves:
+            self.axpby_(target, moves, rounding)
+        weight = target.weight.detach()
+        if not (
+            len(points) == len(copies) > 1 and weight.is_contiguous() and copies.is_contiguous() and weight.numel()
+        ):
+            return super().panel_pair(target, points, copies)
+        table = plan.tabulate([Move(point) for point in points], Rounding.NEAREST)
+        row = plan.describe(Target(weight, target.window, out=copies[0]), Rounding.NEAREST, None)
+        if not table.single_terms or plan.entry_of(row, table) not in ("signs", "bfloat", "normals"):
+            return super().panel_pair(target, points, copies)
+        _run([(*row[: plan.TARGET.fan], copies.stride(0) * copies.element_size())], table)
 
     def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
         weight, window = target.weight.detach(), target.window

@@ -1,12 +1,13 @@
 """The compiled entry points of the CPU backend, one for each kind of work, each compiled when it is first needed.
 
     signs   Rademacher terms on wide float32                      (`signs.py`)
-    bfloat  the same on bfloat16, one term a move                 (`signs.py`)
+    bfloat  the same on bfloat16, one term a move                 (`bfloat.py`)
+    normals one normal term a move on wide float32 and bfloat16   (`normals.py`)
     wide    everything else on wide parameters                    (`tiles.py`)
     narrow  parameters with few columns                           (`narrow.py`)
     double  float64                                               (`narrow.py`)
 
-Most runs need two or three of the five.
+Most runs need two or three of the six.
 """
 
 from __future__ import annotations
@@ -53,10 +54,18 @@ def entry(name: str) -> Any:
 
 
 def _work(name: str) -> Any:
-    if name in ("signs", "bfloat"):
-        from zoft.backends.cpu import signs
+    if name == "signs":
+        from zoft.backends.cpu.signs import single_signs
 
-        return {"signs": signs.single_signs, "bfloat": signs.bfloat_signs}[name]
+        return single_signs
+    if name == "bfloat":
+        from zoft.backends.cpu.bfloat import bfloat_signs
+
+        return bfloat_signs
+    if name == "normals":
+        from zoft.backends.cpu.normals import normals
+
+        return normals
     if name == "wide":
         from zoft.backends.cpu.tiles import wide
 

@@ -10,28 +10,28 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 
-def _loader(element: types.Type) -> Any:
+def _loader(element: types.Type, align: int | None = None) -> Any:
     @intrinsic
     def load(typingctx: Any, address: Any, index: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer = builder.inttoptr(arguments[0], context.get_data_type(element).as_pointer())
-            return builder.load(builder.gep(pointer, [arguments[1]], inbounds=True))
+            return builder.load(builder.gep(pointer, [arguments[1]], inbounds=True), align=align)
 
         return element(types.int64, types.int64), codegen
 
     return load
 
 
-def _storer(element: types.Type) -> Any:
+def _storer(element: types.Type, align: int | None = None) -> Any:
     @intrinsic
     def store(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             pointer = builder.inttoptr(arguments[0], context.get_data_type(element).as_pointer())
-            builder.store(arguments[2], builder.gep(pointer, [arguments[1]], inbounds=True))
+            builder.store(arguments[2], builder.gep(pointer, [arguments[1]], inbounds=True), align=align)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, element), codegen
@@ -61,9 +61,25 @@ def _shifter(name: str) -> Any:
     return shift
 
 
+@intrinsic
+def prefetch(typingctx: Any, address: Any) -> Any:
+    """Ask for the cache line at an address; any address will do."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        pointer, number = cgutils.voidptr_t, ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        wanted = [number(0), number(3), number(1)]  # for reading, into all caches, data
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), *wanted])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
 load_f32, store_f32 = _loader(types.float32), _storer(types.float32)
 load_f64, store_f64 = _loader(types.float64), _storer(types.float64)
 load_u32, store_u32 = _loader(types.uint32), _storer(types.uint32)
+load_pair, store_pair = _loader(types.uint32, align=2), _storer(types.uint32, align=2)  # two neighbours of 16 bits
 load_u16, store_u16 = _loader(types.uint16), _storer(types.uint16)
 load_i16 = _loader(types.int16)
 load_i8, store_i8 = _loader(types.int8), _storer(types.int8)

@@ -42,11 +42,11 @@ def _draw_blocks(target, lanes, row, rows, tag, seed, step, scratch):  # type: i
     low, high = target[TARGET.stream_low], target[TARGET.stream_high]
     words, stride = scratch[SCRATCH.bits], _STRIDE
     if columns == total:
-        philox_row(words, stride, first * total, (last - first) * columns, tag, low, high, seed, step)
+        philox_row(words, stride, first * total, _ZERO, (last - first) * columns, tag, low, high, seed, step)
     else:
         for group in range(first, last):
             at = words + 4 * (group - first) * columns
-            philox_row(at, stride, group * total + target[TARGET.column], columns, tag, low, high, seed, step)
+            philox_row(at, stride, group * total + target[TARGET.column], _ZERO, columns, tag, low, high, seed, step)
     return (last - first) * columns
 
 
@@ -61,7 +61,7 @@ def _narrow_z(target, terms, term, row, rows, scratch):  # type: ignore[no-untyp
     if lanes == 128:
         spread_signs(z, bits, _STRIDE, drawn, columns, row & 127, rows)
         return
-    normal_rows(scratch[SCRATCH.normals], bits, _STRIDE, drawn)
+    normal_rows(scratch[SCRATCH.normals], bits, drawn)
     spread_normals(z, scratch[SCRATCH.normals], _STRIDE, drawn, columns, row & 3, rows)
 
 
@@ -113,13 +113,13 @@ def double(moves, terms, scales, decays, target, item, scratch):  # type: ignore
                     lanes = np.int64(128 if terms[term, TERM.kind] == RADEMACHER else 4)
                     block = (row // lanes) * target[TARGET.total_columns] + target[TARGET.column] + left + offset
                     philox_row(
-                        scratch[SCRATCH.bits], _STRIDE, block, count, terms[term, TERM.tag],
+                        scratch[SCRATCH.bits], _STRIDE, block, _ZERO, count, terms[term, TERM.tag],
                         target[TARGET.stream_low], target[TARGET.stream_high], terms[term, TERM.seed], terms[term, TERM.step],
                     )  # fmt: skip
                     if lanes == 128:
                         spread_signs(z, scratch[SCRATCH.bits], _STRIDE, count, count, row & 127, _ONE)
                     else:
-                        normal_rows(scratch[SCRATCH.normals], scratch[SCRATCH.bits], _STRIDE, count)
+                        normal_rows(scratch[SCRATCH.normals], scratch[SCRATCH.bits], count)
                         spread_normals(z, scratch[SCRATCH.normals], _STRIDE, count, count, row & 3, _ONE)
                     for i in range(count):
                         store_f64(at, i, load_f64(at, i) + np.float64(load_f32(z, i)) * scales[term])

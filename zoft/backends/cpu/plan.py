@@ -44,6 +44,9 @@ class TargetColumns(NamedTuple):
     column: int = 11
     columns: int = 12
     total_columns: int = 13
+    fan: int = (
+        14  # bytes from what one move writes to what the next one does; 0: the moves follow one another in one place
+    )
 
 
 class ItemColumns(NamedTuple):
@@ -103,6 +106,7 @@ class Moves:
     decays: np.ndarray  # [moves] float64
     slots: int  # Rademacher terms of the largest batch
     only_signs: bool  # every term is a Rademacher one, and there is at least one
+    only_normals: bool  # every term is a Gaussian one, and every move has one
     single_terms: bool  # one term a move, at most one move rounded stochastically, all in one batch
     decaying: bool
 
@@ -141,6 +145,8 @@ def tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
         np.array([move.decay for move in moves], dtype=np.float64),
         most,
         only_signs=bool(terms) and not any(term[TERM.kind] for term in terms),
+        only_normals=all(term[TERM.kind] for term in terms)
+        and all(row[MOVE.last] - row[MOVE.first] == 1 for row in rows),
         single_terms=batch == 0 and dithered <= 1 and all(row[MOVE.last] - row[MOVE.first] == 1 for row in rows),
         decaying=any(move.decay != 1.0 for move in moves),
     )
@@ -182,7 +188,7 @@ def describe(target: Target, rounding: Rounding, low_sink: torch.Tensor | None) 
     return (
         source, source if out is None else out.data_ptr(), low_source, low, kind, _ROUNDINGS[rounding], int(target.decays),
         window.stream & 0xFFFFFFFF, window.stream >> 32,
-        window.row, window.rows, window.column, window.columns, window.total_columns,
+        window.row, window.rows, window.column, window.columns, window.total_columns, 0,
     )  # fmt: skip
 
 
@@ -193,7 +199,11 @@ def entry_of(row: tuple[int, ...], moves: Moves) -> str:
         return "double"
     if row[TARGET.columns] <= NARROW:
         return "narrow"
-    if moves.only_signs and not (moves.decaying and row[TARGET.decays]):
+    if moves.decaying and row[TARGET.decays]:
+        return "wide"
+    if moves.only_normals and (kind == 0 or (kind == 1 and row[TARGET.rounding] == 0)):
+        return "normals"
+    if moves.only_signs:
         if kind == 0:
             return "signs"
         in_place = row[TARGET.sink] == row[TARGET.source]
@@ -239,7 +249,7 @@ def look_up(row: tuple[int, ...], ids: np.ndarray, size: int, slab_columns: int)
         size: bytes of an element.
 
     Returns:
-        The table of targets int64 [ids, 14] and the items int64 [pieces, 5].
+        The table of targets int64 [ids, 15] and the items int64 [pieces, 5].
     """
     columns = row[TARGET.columns]
     table = np.tile(np.array(row, dtype=np.int64), (len(ids), 1))

@@ -19,19 +19,22 @@ from zoft.backends.cpu.memory import (
     store_f32,
     store_u32,
 )
+from zoft.backends.cpu.plan import NARROW_LANES
 from zoft.directions import gaussian, philox
 
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _M0, _M1 = (np.uint64(m) for m in philox.MULTIPLIERS)
 _W0, _W1 = (np.uint64(w) for w in philox.KEY_INCREMENTS)
-_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7 = (np.float32(c) for c in gaussian.LOG)
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7 = (
+    np.float32(np.float32(c) * 2.0 ** -(k + 1)) for k, c in enumerate(gaussian.LOG)
+)  # in 2 f instead of f, halved
 _S0, _S1, _S2, _S3 = (np.float32(c) for c in gaussian.SINE)
 _C0, _C1, _C2, _C3 = (np.float32(c) for c in gaussian.COSINE)
-_LN2 = np.float32(gaussian.LN2)
-_CUT = np.int32(gaussian.SQRT_HALF_BITS)
-_TINY24, _TINY25 = np.float32(2.0**-24), np.float32(2.0**-25)
-_ONE, _MINUS_TWO = np.float32(1.0), np.float32(-2.0)
+_MINUS_2LN2 = np.float32(-2.0 * np.float32(gaussian.LN2))
+_CUT24, _CUT2 = np.int32(gaussian.SQRT_HALF_BITS + (24 << 23)), np.int32(gaussian.SQRT_HALF_BITS + (1 << 23))
+_TINY32, _ONE, _TWO = np.float32(2.0**-32), np.float32(1.0), np.float32(2.0)
+_ROW, _TWO_ROWS, _THREE_ROWS = (np.int64(4 * NARROW_LANES * rows) for rows in (1, 2, 3))  # in bytes
 _SIGN = np.uint32(0x80000000)
 
 
@@ -42,8 +45,12 @@ def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @njit
-def philox_row(words, stride, block, lanes, tag, stream_low, stream_high, seed, step):  # type: ignore[no-untyped-def]
-    """Philox4x32-10 of blocks [block, block + lanes): word w of lane i goes to uint32 `words[w * stride + i]`."""
+def philox_row(words, stride, block, skip, lanes, tag, stream_low, stream_high, seed, step):  # type: ignore[no-untyped-def]
+    """Philox4x32-10: word w of block `block + (i << skip)`, lane i, goes to uint32 `words[w * stride + i]`.
+
+    `skip` is 0 (all blocks) or 1 (every second one). The stream and the upper half of a block's number are the same for all
+    lanes between two multiples of 2^32, so half of the first two rounds is done once for all of them.
+    """
     k0, k1 = np.uint64(seed), np.uint64(step)
     k01, k02, k03 = (k0 + _W0) & _LOW, (k0 + np.uint64(2) * _W0) & _LOW, (k0 + np.uint64(3) * _W0) & _LOW
     k04, k05, k06 = (k0 + np.uint64(4) * _W0) & _LOW, (k0 + np.uint64(5) * _W0) & _LOW, (k0 + np.uint64(6) * _W0) & _LOW
@@ -51,79 +58,114 @@ def philox_row(words, stride, block, lanes, tag, stream_low, stream_high, seed, 
     k11, k12, k13 = (k1 + _W1) & _LOW, (k1 + np.uint64(2) * _W1) & _LOW, (k1 + np.uint64(3) * _W1) & _LOW
     k14, k15, k16 = (k1 + np.uint64(4) * _W1) & _LOW, (k1 + np.uint64(5) * _W1) & _LOW, (k1 + np.uint64(6) * _W1) & _LOW
     k17, k18, k19 = (k1 + np.uint64(7) * _W1) & _LOW, (k1 + np.uint64(8) * _W1) & _LOW, (k1 + np.uint64(9) * _W1) & _LOW
-    high_tag = np.uint64(tag) << np.uint64(16)
-    low, high = np.uint64(stream_low), np.uint64(stream_high)
-    words1, words2, words3 = words + 4 * stride, words + 8 * stride, words + 12 * stride
-    for i in range(lanes):
-        index = np.uint64(block + i)
-        c0, c1, c2, c3 = index & _LOW, ((index >> _HALF) & np.uint64(0xFFFF)) | high_tag, low, high
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k0, k1)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k01, k11)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k02, k12)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k03, k13)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k04, k14)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k05, k15)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k06, k16)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k07, k17)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k08, k18)
-        c0, c1, c2, c3 = _round(c0, c1, c2, c3, k09, k19)
-        store_u32(words, i, np.uint32(c0))
-        store_u32(words1, i, np.uint32(c1))
-        store_u32(words2, i, np.uint32(c2))
-        store_u32(words3, i, np.uint32(c3))
+    fixed = _M1 * np.uint64(stream_low)
+    done = np.int64(0)
+    while done < lanes:
+        begin = block + (done << skip)
+        run = min(lanes - done, ((((begin >> 32) + 1) << 32) - begin + skip) >> skip)
+        upper = (np.uint64(begin >> 32) & np.uint64(0xFFFF)) | (np.uint64(tag) << np.uint64(16))
+        second = _M0 * ((fixed >> _HALF) ^ upper ^ k0)  # of round 2, from the first word after round 1
+        from0, from2 = (fixed & _LOW) ^ k01, (second >> _HALF) ^ k11
+        key, low3 = np.uint64(stream_high) ^ k1, second & _LOW
+        at, at1 = words + 4 * done, words + 4 * (stride + done)
+        at2, at3 = words + 4 * (2 * stride + done), words + 4 * (3 * stride + done)
+        for i in range(run):
+            first = _M0 * (np.uint64(begin + (i << skip)) & _LOW)
+            other = _M1 * ((first >> _HALF) ^ key)
+            c0, c1, c2, c3 = (other >> _HALF) ^ from0, other & _LOW, (first & _LOW) ^ from2, low3
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k02, k12)
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k03, k13)
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k04, k14)
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k05, k15)
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k06, k16)
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k07, k17)
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k08, k18)
+            c0, c1, c2, c3 = _round(c0, c1, c2, c3, k09, k19)
+            store_u32(at, i, np.uint32(c0))
+            store_u32(at1, i, np.uint32(c1))
+            store_u32(at2, i, np.uint32(c2))
+            store_u32(at3, i, np.uint32(c3))
+        done += run
+
+
+@njit
+def _mantissa_exponent(word):  # type: ignore[no-untyped-def]
+    """2 (m - 1) and -2 ln 2 e, where u = m 2^e with m in [sqrt(1/2), sqrt(2)) and u is `word`'s uniform.
+
+    u 2^24 is an integer: its bits are those of u but for the exponent, so u itself is never made.
+    """
+    above = np.int32(bits_of(np.float32(np.int32((word >> np.uint32(8)) + np.uint32(1)))) - _CUT24)
+    doubled = float_of(np.uint32(np.int32(np.int32(above & np.int32(0x7FFFFF)) + _CUT2)))
+    return doubled - _TWO, np.float32(np.int32(above >> np.int32(23))) * _MINUS_2LN2
 
 
 @njit
 def _squared_radii(words, squares, lanes):  # type: ignore[no-untyped-def]
-    """-2 ln u."""
-    for i in range(lanes):
-        u = np.float32(np.int32((load_u32(words, i) >> np.uint32(8)) + np.uint32(1))) * _TINY24
-        bits = np.int32(bits_of(u))
-        exponent = np.int32(np.int32(bits - _CUT) >> np.int32(23))
-        f = float_of(np.uint32(bits - np.int32(exponent << np.int32(23)))) - _ONE
-        tail = ((((((_L7 * f + _L6) * f + _L5) * f + _L4) * f + _L3) * f + _L2) * f + _L1) * f + _L0
-        store_f32(squares, i, _MINUS_TWO * (np.float32(exponent) * _LN2 + (f + (f * f) * tail)))
+    """-2 ln u of rows 0 and 2 of the words.
 
-
-@njit
-def _roots(values, lanes):  # type: ignore[no-untyped-def]
-    for i in range(lanes):
-        store_f32(values, i, np.sqrt(load_f32(values, i)))
-
-
-@njit
-def _turn(words, cosine_lane, sine_lane, lanes):  # type: ignore[no-untyped-def]
-    """Radii in `cosine_lane` become radius * cosine there and radius * sine in `sine_lane`."""
-    for i in range(lanes):
-        word, radius = load_u32(words, i), load_f32(cosine_lane, i)
-        steps = np.int32(np.int32((word >> np.uint32(6)) & np.uint32(0xFFFFFF)) - np.int32(1 << 23))
-        t = np.float32(np.int32(np.int32(steps * np.int32(2)) + np.int32(1))) * _TINY25
-        square = t * t
-        sine = t * (((_S3 * square + _S2) * square + _S1) * square + _S0)
-        cosine = ((_C3 * square + _C2) * square + _C1) * square + _C0
-        swap = (word & np.uint32(1 << 30)) != 0
-        c = sine if swap else cosine
-        s = cosine if swap else sine
-        # quadrants 1 and 2 negate the cosine (bit 30 xor bit 31), 2 and 3 the sine (bit 31)
-        c = float_of(np.uint32(bits_of(c) ^ (np.uint32(word ^ np.uint32(word << np.uint32(1))) & _SIGN)))
-        s = float_of(np.uint32(bits_of(s) ^ (word & _SIGN)))
-        store_f32(cosine_lane, i, radius * c)
-        store_f32(sine_lane, i, radius * s)
-
-
-@njit
-def normal_rows(z, words, stride, lanes):  # type: ignore[no-untyped-def]
-    """Four rows of normals, float32 `z[lane * stride + i]`, from four rows of words.
-
-    The formula and the coefficients are those of `zoft.directions.gaussian`. Three short loops rather than one: the chains
-    of dependent products are long, and a processor looks only so far ahead for independent ones.
+    The formula of `zoft.directions.gaussian` in g = 2 (m - 1): factors that are powers of two change no rounding, and the last
+    subtraction spares a product with -2 and has its zero, -0.
     """
-    row = 4 * stride
-    for pair in range(0, 4, 2):
-        at = z + pair * row
-        _squared_radii(words + pair * row, at, lanes)
-        _roots(at, lanes)
-        _turn(words + (pair + 1) * row, at, at + row, lanes)
+    for i in range(lanes):
+        f, first = _mantissa_exponent(load_u32(words, i))
+        g, second = _mantissa_exponent(load_u32(words + _TWO_ROWS, i))
+        a, b = _L7 * f + _L6, _L7 * g + _L6
+        a, b = a * f + _L5, b * g + _L5
+        a, b = a * f + _L4, b * g + _L4
+        a, b = a * f + _L3, b * g + _L3
+        a, b = a * f + _L2, b * g + _L2
+        a, b = a * f + _L1, b * g + _L1
+        a, b = a * f + _L0, b * g + _L0
+        store_f32(squares, i, first - (f + (f * f) * a))
+        store_f32(squares + _TWO_ROWS, i, second - (g + (g * g) * b))
+
+
+@njit
+def _angle(word):  # type: ignore[no-untyped-def]
+    """t of a word, its lower 30 bits: the sign bit of 2^31 t is the complement of the highest of them."""
+    scaled = np.uint32(np.uint32(np.uint32(word << np.uint32(2)) & np.uint32(0xFFFFFF00)) ^ np.uint32(0x80000080))
+    return np.float32(np.int32(scaled)) * _TINY32
+
+
+@njit
+def _in_quadrant(word, cosine, sine):  # type: ignore[no-untyped-def]
+    """Cosine and sine of t turned by the quadrant in a word's two highest bits."""
+    swap = (word & np.uint32(1 << 30)) != 0
+    c = sine if swap else cosine
+    s = cosine if swap else sine
+    # quadrants 1 and 2 negate the cosine (the highest bit after one more quadrant), 2 and 3 the sine (the highest bit)
+    c = float_of(np.uint32(bits_of(c) ^ (np.uint32(word + np.uint32(1 << 30)) & _SIGN)))
+    return c, float_of(np.uint32(bits_of(s) ^ (word & _SIGN)))
+
+
+@njit
+def _turn(words, z, lanes):  # type: ignore[no-untyped-def]
+    """Squared radii in rows 0 and 2 of z become four rows of normals."""
+    for i in range(lanes):
+        word, other = load_u32(words + _ROW, i), load_u32(words + _THREE_ROWS, i)
+        radius, radius2 = np.sqrt(load_f32(z, i)), np.sqrt(load_f32(z + _TWO_ROWS, i))
+        t, v = _angle(word), _angle(other)
+        p, q = t * t, v * v
+        s, u, c, d = _S3 * p + _S2, _S3 * q + _S2, _C3 * p + _C2, _C3 * q + _C2
+        s, u, c, d = s * p + _S1, u * q + _S1, c * p + _C1, d * q + _C1
+        s, u, c, d = s * p + _S0, u * q + _S0, c * p + _C0, d * q + _C0
+        c, s = _in_quadrant(word, c, t * s)
+        d, u = _in_quadrant(other, d, v * u)
+        store_f32(z, i, radius * c)
+        store_f32(z + _ROW, i, radius * s)
+        store_f32(z + _TWO_ROWS, i, radius2 * d)
+        store_f32(z + _THREE_ROWS, i, radius2 * u)
+
+
+@njit
+def normal_rows(z, words, lanes):  # type: ignore[no-untyped-def]
+    """Four rows of normals, float32 `z[lane * NARROW_LANES + i]`, from four rows of words that lie as far apart.
+
+    The bits are those of `zoft.directions.gaussian`. Two loops, each over both pairs of rows: chains of dependent
+    products are long, and a processor looks only so far ahead for independent ones (docs/performance.md).
+    """
+    _squared_radii(words, z, lanes)
+    _turn(words, z, lanes)
 
 
 @njit

@@ -1,4 +1,4 @@
-"""Rademacher terms on wide parameters, the most frequent write of all: whole rows, load to store in as few loops as possible.
+"""Rademacher terms on wide float32 parameters: whole rows, load to store in as few loops as possible.
 
 Words are drawn once a slab (one Philox call per 128 elements). A row is as long as the slab is wide, because short strided
 pieces starve the prefetcher: 512 columns at a time cost 2.5 times as much in bfloat16 (docs/performance.md).
@@ -13,21 +13,15 @@ from zoft.backends.cpu.memory import (
     bits_of,
     float_of,
     load_f32,
-    load_i16,
-    load_u16,
     load_u32,
     shift_left,
-    shift_right,
     store_f32,
-    store_u16,
 )
-from zoft.backends.cpu.plan import ITEM, MOVE, RADEMACHER, ROUNDING_TAG, SCRATCH, TARGET, TERM
+from zoft.backends.cpu.plan import ITEM, MOVE, RADEMACHER, SCRATCH, TARGET, TERM
 from zoft.backends.cpu.random import philox_row
-from zoft.backends.cpu.storage import RESIDUAL16, bfloat_dithered, bfloat_nearest, bfloat_value
 
-_U16 = np.uint32(16)
 _SIGN = np.uint32(0x80000000)
-_TAG, _ZERO = np.int64(ROUNDING_TAG), np.int64(0)
+_ZERO = np.int64(0)
 
 
 @njit
@@ -80,7 +74,7 @@ def draw_words(moves, terms, first, last, target, block, count, scratch):  # typ
         for term in range(moves[move, MOVE.first], moves[move, MOVE.last]):
             if terms[term, TERM.kind] == RADEMACHER:
                 philox_row(
-                    scratch[SCRATCH.words] + 16 * scratch[SCRATCH.stride] * slot, scratch[SCRATCH.stride], block, count,
+                    scratch[SCRATCH.words] + 16 * scratch[SCRATCH.stride] * slot, scratch[SCRATCH.stride], block, _ZERO, count,
                     terms[term, TERM.tag], target[TARGET.stream_low], target[TARGET.stream_high],
                     terms[term, TERM.seed], terms[term, TERM.step],
                 )  # fmt: skip
@@ -123,8 +117,29 @@ def _single_batch(moves, terms, scales, target, item, first, last, again, scratc
 
 
 @njit
+def _fanned_signs(moves, terms, scales, target, item, scratch):  # type: ignore[no-untyped-def]
+    """Every move, one term each, from the source to a place of its own: a row is read from memory once for all of them."""
+    columns, total, width = target[TARGET.columns], target[TARGET.total_columns], item[ITEM.columns]
+    stride, drawn = scratch[SCRATCH.stride], np.int64(-1)
+    for row in range(item[ITEM.row], item[ITEM.row] + item[ITEM.rows]):
+        if row >> 7 != drawn:
+            drawn = row >> 7
+            block = drawn * total + target[TARGET.column] + item[ITEM.column]
+            draw_words(moves, terms, _ZERO, np.int64(len(moves)), target, block, width, scratch)
+        start = 4 * ((row - target[TARGET.row]) * columns + item[ITEM.column])
+        words = scratch[SCRATCH.words] + 4 * stride * ((row & 127) >> 5)
+        for move in range(len(moves)):
+            at = target[TARGET.sink] + target[TARGET.fan] * move + start
+            scale = np.float32(scales[moves[move, MOVE.first]])
+            _put_signs(at, target[TARGET.source] + start, words + 16 * stride * move, row & 31, scale, width)
+
+
+@njit
 def single_signs(moves, terms, scales, decays, target, item, scratch):  # type: ignore[no-untyped-def]
     """All moves on one slab of float32, in batches whose words fit the scratch."""
+    if target[TARGET.fan] != 0:
+        _fanned_signs(moves, terms, scales, target, item, scratch)
+        return
     first = _ZERO
     while first < len(moves):
         last = first
@@ -132,100 +147,3 @@ def single_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
             last += 1
         _single_batch(moves, terms, scales, target, item, first, last, first > 0, scratch)
         first = last
-
-
-@njit
-def _add_bfloat_signs(acc, words, bit, scale, count):  # type: ignore[no-untyped-def]
-    """One term, rounded to nearest, in place."""
-    up, magnitude = np.uint32(31 - bit), bits_of(scale)
-    for i in range(count):
-        sign = np.uint32(shift_left(load_u32(words, i), up) & _SIGN)
-        value = bfloat_value(load_u16(acc, i)) + float_of(np.uint32(sign ^ magnitude))
-        store_u16(acc, i, np.uint16(bfloat_nearest(bits_of(value)) >> _U16))
-
-
-@njit
-def _put_bfloat_signs(sink, source, words, bit, scale, count):  # type: ignore[no-untyped-def]
-    """One term, rounded to nearest, from one place to another."""
-    up, magnitude = np.uint32(31 - bit), bits_of(scale)
-    for i in range(count):
-        sign = np.uint32(shift_left(load_u32(words, i), up) & _SIGN)
-        value = bfloat_value(load_u16(source, i)) + float_of(np.uint32(sign ^ magnitude))
-        store_u16(sink, i, np.uint16(bfloat_nearest(bits_of(value)) >> _U16))
-
-
-@njit
-def _dither_bfloat_signs(acc, words, bit, scale, bits, shift, count):  # type: ignore[no-untyped-def]
-    """One term, rounded stochastically, in place."""
-    up, magnitude, down = np.uint32(31 - bit), bits_of(scale), np.uint32(shift)
-    for i in range(count):
-        sign = np.uint32(shift_left(load_u32(words, i), up) & _SIGN)
-        value = bfloat_value(load_u16(acc, i)) + float_of(np.uint32(sign ^ magnitude))
-        dither = np.uint32(shift_right(load_u32(bits, i), down) & np.uint32(0xFFFF))
-        store_u16(acc, i, np.uint16(bfloat_dithered(bits_of(value), dither) >> _U16))
-
-
-@njit
-def _add_residual16_signs(acc, low, words, bit, scale, count):  # type: ignore[no-untyped-def]
-    """One term on bfloat16 weights that carry 16 residual bits: float32 arithmetic on two halves, in place."""
-    up, magnitude = np.uint32(31 - bit), bits_of(scale)
-    for i in range(count):
-        sign = np.uint32(shift_left(load_u32(words, i), up) & _SIGN)
-        bits = np.uint32(np.uint32(load_u16(acc, i)) << _U16)
-        value = float_of(np.uint32(bits + np.uint32(np.int32(load_i16(low, i)))))
-        bits = bits_of(value + float_of(np.uint32(sign ^ magnitude)))
-        store_u16(acc, i, np.uint16(np.uint32(bits + np.uint32(0x8000)) >> _U16))
-        store_u16(low, i, np.uint16(bits))  # modulo 2^16 the remainder is the low half itself
-
-
-@njit
-def _copy(sink, source, count):  # type: ignore[no-untyped-def]
-    for i in range(count):
-        store_u16(sink, i, load_u16(source, i))
-
-
-@njit
-def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: ignore[no-untyped-def]
-    """All moves on one slab of bfloat16, one term each and at most one of them rounded stochastically, or, with 16 residual
-    bits, in place (the plan sees to it).
-
-    A row stays in the first-level cache from its first move to its last.
-    """
-    columns, total, sink, source = (
-        target[TARGET.columns],
-        target[TARGET.total_columns],
-        target[TARGET.sink],
-        target[TARGET.source],
-    )
-    left, width, stop = item[ITEM.column], item[ITEM.columns], item[ITEM.row] + item[ITEM.rows]
-    stride, count = scratch[SCRATCH.stride], np.int64(len(moves))
-    drawn, drawn_bits = np.int64(-1), np.int64(-1)
-    for row in range(item[ITEM.row], stop):
-        if row >> 7 != drawn:
-            drawn = row >> 7
-            block = drawn * total + target[TARGET.column] + left
-            draw_words(moves, terms, _ZERO, count, target, block, width, scratch)
-        lane, start = row & 127, (row - target[TARGET.row]) * columns + left
-        at, words = sink + 2 * start, scratch[SCRATCH.words] + 4 * stride * (lane >> 5)
-        for move in range(count):
-            scale = np.float32(scales[moves[move, MOVE.first]])
-            first = move == 0 and source != sink
-            if target[TARGET.rounding] == RESIDUAL16:
-                _add_residual16_signs(at, target[TARGET.low_sink] + 2 * start, words, lane & 31, scale, width)
-            elif moves[move, MOVE.nearest] != 0:
-                if first:
-                    _put_bfloat_signs(at, source + 2 * start, words, lane & 31, scale, width)
-                else:
-                    _add_bfloat_signs(at, words, lane & 31, scale, width)
-            else:
-                if first:
-                    _copy(at, source + 2 * start, width)
-                if row >> 3 != drawn_bits:
-                    drawn_bits = row >> 3
-                    philox_row(
-                        scratch[SCRATCH.bits], stride, drawn_bits * total + target[TARGET.column] + left, width, _TAG,
-                        target[TARGET.stream_low], target[TARGET.stream_high], moves[move, MOVE.seed], moves[move, MOVE.step],
-                    )  # fmt: skip
-                bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 7) >> 1)
-                _dither_bfloat_signs(at, words, lane & 31, scale, bits, (lane & 1) * 16, width)
-            words += 16 * stride

@@ -47,7 +47,8 @@ def bfloat_nearest(value):  # type: ignore[no-untyped-def]
     """float32 bits rounded to the nearest bfloat16, ties to even, as float32 bits."""
     odd = np.uint32(np.uint32(value >> _U16) & _U1)
     result = np.uint32(np.uint32(value + np.uint32(np.uint32(0x7FFF) + odd)) & np.uint32(0xFFFF0000))
-    return _NAN if np.uint32(value & _ABS) > _INF else result
+    number = float_of(value)
+    return _NAN if number != number else result
 
 
 @njit

@@ -10,14 +10,24 @@ import numpy as np
 from numba import njit
 
 from zoft.backends.cpu.memory import load_f32, store_f32
-from zoft.backends.cpu.plan import ITEM, MOVE, RADEMACHER, ROUNDING_TAG, SCRATCH, TARGET, TERM, TILE_COLUMNS
+from zoft.backends.cpu.plan import (
+    ITEM,
+    MOVE,
+    NARROW_LANES,
+    RADEMACHER,
+    ROUNDING_TAG,
+    SCRATCH,
+    TARGET,
+    TERM,
+    TILE_COLUMNS,
+)
 from zoft.backends.cpu.random import normal_rows, philox_row
 from zoft.backends.cpu.signs import add_signs, draw_words
 from zoft.backends.cpu.storage import F32, NEAREST, RESIDUAL16, load_row, round_row, store_row
 
 # Typed, because a plain integer argument would have every callee compiled once more for its literal value.
 _TILE, _ROW_BYTES, _TAG = np.int64(TILE_COLUMNS), np.int64(4 * TILE_COLUMNS), np.int64(ROUNDING_TAG)
-_NEAREST, _ZERO = np.int64(NEAREST), np.int64(0)
+_NEAREST, _ZERO, _PITCH = np.int64(NEAREST), np.int64(0), np.int64(NARROW_LANES)
 
 
 @njit
@@ -70,17 +80,17 @@ def _move_tile(
                 continue
             for group in range(row >> 2, ((row + rows - 1) >> 2) + 1):
                 philox_row(
-                    scratch[SCRATCH.bits], _TILE, group * total + column, count, terms[term, TERM.tag],
+                    scratch[SCRATCH.bits], _PITCH, group * total + column, _ZERO, count, terms[term, TERM.tag],
                     target[TARGET.stream_low], target[TARGET.stream_high], terms[term, TERM.seed], terms[term, TERM.step],
                 )  # fmt: skip
-                normal_rows(scratch[SCRATCH.z], scratch[SCRATCH.bits], _TILE, count)
+                normal_rows(scratch[SCRATCH.z], scratch[SCRATCH.bits], count)
                 for r in range(max(row, group * 4), min(row + rows, group * 4 + 4)):
-                    z = scratch[SCRATCH.z] + (r & 3) * _ROW_BYTES
+                    z = scratch[SCRATCH.z] + (r & 3) * 4 * _PITCH
                     add_scaled(acc + (r - row) * pitch, z, scale, count)
         wanted = rounding_of(moves, move, rounding)
         if uses_bits(kind, wanted):
             philox_row(
-                scratch[SCRATCH.bits], _TILE, (row >> 3) * total + column, count, _TAG,
+                scratch[SCRATCH.bits], _TILE, (row >> 3) * total + column, _ZERO, count, _TAG,
                 target[TARGET.stream_low], target[TARGET.stream_high], moves[move, MOVE.seed], moves[move, MOVE.step],
             )  # fmt: skip
         for r in range(rows):
