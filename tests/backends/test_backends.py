@@ -76,6 +76,38 @@ def test_windows_into_displaced_copies(name, rows, columns, row, column, gaussia
 
 
 @pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("distribution", Distribution)
+@pytest.mark.parametrize("dtype", [torch.float32, *NARROW])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_blocks_on_both_sides_of_a_carry(name, distribution, dtype, steps) -> None:
+    """Within these rows the lower half of the block's number begins anew at column 496."""
+    lanes = 128 if distribution is Distribution.RADEMACHER else 4
+    window = Window(5, lanes * (2**32 // 600), 3, 0, 515, 600)
+    start = torch.linspace(-1, 1, 3 * 515).reshape(3, 515).to(dtype)
+    results = [start.clone(), start.clone()]
+    moves = [Move((Term(Direction(1, step, 3, distribution), 0.01),)) for step in range(steps)]
+    for which, weight in zip(("reference", name), results, strict=True):
+        backend(which).axpby_(Target(weight, window), moves)
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("dtype", NARROW)
+def test_numbers_that_are_none_and_infinite_ones(name, dtype) -> None:
+    """Every NaN becomes the same one, whatever its sign and payload; infinities stay or cancel."""
+    start = torch.linspace(-1, 1, 5 * 515).reshape(5, 515).to(dtype)
+    start[0], start[1], start[2], start[3] = torch.nan, -torch.nan, torch.inf, -torch.inf
+    start.view(torch.int16)[0, ::3] |= 5
+    for distribution in Distribution:
+        for scale in (0.01, torch.inf, torch.finfo(torch.float32).max):
+            results = [start.clone(), start.clone()]
+            for which, weight in zip(("reference", name), results, strict=True):
+                term = Term(Direction(1, 2, 3, distribution), scale)
+                backend(which).axpby_(Target(weight, Window.whole(7, start.shape)), [Move((term,))])
+            assert torch.equal(*(weight.view(torch.int16) for weight in results)), (distribution, scale)
+
+
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize(("dtype", "rounding"), CASES, ids=str)
 @pytest.mark.parametrize("kind", ["update", "in place", "copy"])
 def test_the_moves_of_a_step_on_rows_of_any_width(name, dtype, rounding, kind) -> None:

@@ -77,6 +77,22 @@ def test_panel_pair_is_the_update_and_then_the_copies(name, rounding) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("distribution", Distribution)
 @pytest.mark.parametrize("dtype", [torch.float32, *NARROW], ids=str)
+@pytest.mark.parametrize("window", [Window(9, 3, 9, 0, 515, 515), Window(9, 130, 133, 2, 33, 40)], ids=str)
+def test_panel_pair_of_points_with_one_term_each(name, distribution, dtype, window) -> None:
+    """Both signs of one direction and one of another, into buffers of NaNs: backends have short cuts for these."""
+    weight = random(window.rows, window.columns, dtype=dtype)
+    z, other = (Direction(3, step, 0, distribution) for step in (1, 2))
+    points = [(Term(z, 2.0**-6),), (Term(z, -(2.0**-6)),), (Term(other, 0.3),)]
+    copies, before = torch.full((3, *weight.shape), torch.nan, dtype=dtype), weight.clone()
+    backend(name).panel_pair(Target(weight, window), points, copies)
+    assert torch.equal(weight, before)
+    for copy, point in zip(copies, points, strict=True):
+        assert torch.equal(copy, displaced("reference", Target(weight, window), point))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("distribution", Distribution)
+@pytest.mark.parametrize("dtype", [torch.float32, *NARROW], ids=str)
 def test_embedding_displaces_the_rows_that_are_looked_up(name, distribution, dtype) -> None:
     weight = random(400, 33, dtype=dtype)
     window = Window(9, row=260, rows=400, column=5, columns=33, total_columns=70)  # a shard
