@@ -61,21 +61,23 @@ def _shifter(name: str) -> Any:
     return shift
 
 
-@intrinsic
-def prefetch(typingctx: Any, address: Any) -> Any:
-    """Ask for the cache line at an address; any address will do."""
+def _prefetcher() -> Any:
+    @intrinsic
+    def prefetch(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointer, number = cgutils.voidptr_t, ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            wanted = [number(0), number(3), number(1)]  # for reading, into all caches, data
+            builder.call(function, [builder.inttoptr(arguments[0], pointer), *wanted])
+            return context.get_dummy_value()
 
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointer, number = cgutils.voidptr_t, ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        wanted = [number(0), number(3), number(1)]  # for reading, into all caches, data
-        builder.call(function, [builder.inttoptr(arguments[0], pointer), *wanted])
-        return context.get_dummy_value()
+        return types.void(types.int64), codegen
 
-    return types.void(types.int64), codegen
+    return prefetch
 
 
+prefetch = _prefetcher()  # asks for the cache line at an address; any address will do
 load_f32, store_f32 = _loader(types.float32), _storer(types.float32)
 load_f64, store_f64 = _loader(types.float64), _storer(types.float64)
 load_u32, store_u32 = _loader(types.uint32), _storer(types.uint32)
