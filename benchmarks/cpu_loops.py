@@ -3,7 +3,7 @@
 python benchmarks/cpu_loops.py
 
 Prints nanoseconds an element (the shortest of many short runs, so that a busy machine does little harm) and the vector
-instructions an element of the loop that numba's LLVM makes for this processor.
+instructions an element, loads, stores and moves aside, of the loop that numba's LLVM makes for this processor.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def repeated(function: Any) -> Callable[[int, tuple[Any, ...], tuple[Any, ...]],
 
 
 def instructions(function: Any, arguments: tuple[Any, ...]) -> float:
-    """Vector instructions a turn of the loops in `function`, the widest ones: blocks that end in a jump to themselves."""
+    """Vector instructions, moves aside, a turn of the loops in `function`: of blocks that jump to themselves, the widest."""
     from numba import njit, typeof
 
     compiled = njit(tuple(typeof(argument) for argument in arguments))(function.py_func)
@@ -73,7 +73,8 @@ def instructions(function: Any, arguments: tuple[Any, ...]) -> float:
         again = re.search(rf"^(.*?)\tj\w+\t{re.escape(label)}\n", body, re.MULTILINE | re.DOTALL)
         steps = [int(step) for step in re.findall(r"\tadd[ql]\t\$(\d+), %r", again[1])] if again else []
         if again and steps:
-            vectors = len(re.findall(r"^\tv\w+.*%[xyz]mm", again[1], re.MULTILINE))
+            lines = re.findall(r"^\tv\w+.*%[xyz]mm.*", again[1], re.MULTILINE)
+            vectors = sum("{%k" in line or re.match(r"\tv(mov[dua]|p?broadcast)", line) is None for line in lines)
             width = 2 if "zmm" in again[1] else int("ymm" in again[1])
             found[width] = found.get(width, 0.0) + vectors / max(steps)
     return found[max(found)] if found else float("nan")
