@@ -1,6 +1,6 @@
 """Normal terms on wide float32 parameters, and on bfloat16 ones that round to nearest: one term a move.
 
-A tile is the four rows of a block by few columns, so that words and normals stay in the first-level cache. The arithmetic of a
+A tile is the four rows of a block by 512 bytes, so that words and normals stay in the first-level cache. The arithmetic of a
 tile takes longer than memory, but its rows are pieces too short for a processor to see that more will follow: they are asked
 for one tile ahead.
 """
@@ -17,7 +17,7 @@ from zoft.backends.cpu.random import normal_rows, philox_row
 from zoft.backends.cpu.storage import F32
 from zoft.backends.cpu.tiles import add_scaled
 
-_COLUMNS, _PITCH, _ROW_BYTES = np.int64(256), np.int64(NARROW_LANES), np.int64(4 * NARROW_LANES)
+_TILE_BYTES, _PITCH, _ROW_BYTES = np.int64(512), np.int64(NARROW_LANES), np.int64(4 * NARROW_LANES)
 _ZERO, _LINE, _U16 = np.int64(0), np.int64(64), np.uint32(16)
 
 
@@ -95,16 +95,16 @@ def normals(moves, terms, scales, decays, target, item, scratch):  # type: ignor
     )
     left, width, stop = item[ITEM.column], item[ITEM.columns], item[ITEM.row] + item[ITEM.rows]
     size, fan = np.int64(4 if kind == F32 else 2), target[TARGET.fan]
-    pitch, row = size * columns, item[ITEM.row]
+    pitch, row, most = size * columns, item[ITEM.row], _TILE_BYTES // size
     while row < stop:
         rows = min(stop, ((row >> 2) + 1) << 2) - row
-        for offset in range(0, width, _COLUMNS):
-            count = min(_COLUMNS, width - offset)
+        for offset in range(0, width, most):
+            count = min(most, width - offset)
             start = size * ((row - target[TARGET.row]) * columns + left + offset)
             block = (row >> 2) * target[TARGET.total_columns] + target[TARGET.column] + left + offset
-            ahead, length = start + size * _COLUMNS, size * min(_COLUMNS, width - offset - count)
+            ahead, length = start + size * most, size * min(most, width - offset - count)
             if length == 0:
-                ahead, length = start - size * offset + rows * pitch, size * min(_COLUMNS, width)
+                ahead, length = start - size * offset + rows * pitch, size * min(most, width)
             for move in range(len(moves)):
                 term = moves[move, MOVE.first]
                 if move == 0:
