@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoft.space import ParameterSpace, Slot
+from zoft.space import Slot
 
 
 class ReadOutside(Exception):
@@ -23,14 +23,15 @@ class ReadOutside(Exception):
 class Audit(TorchDispatchMode):
     """Stops at any operation that reads the memory of a trainable parameter while its perturbed copy should be read."""
 
-    def __init__(self, space: ParameterSpace, allowed: Callable[[], bool]) -> None:
+    def __init__(self, watched: Iterable[Slot], allowed: Callable[[], bool]) -> None:
         """
         Args:
+            watched: the parameters that are displaced.
             allowed: is the present operation the one that makes the copies?
         """
         super().__init__()
         self._allowed = allowed
-        slots = [slot for slot in space.slots if slot.weight.numel() and slot.shard is None]  # gathering reads shards
+        slots = [slot for slot in watched if slot.weight.numel() and slot.shard is None]  # gathering reads shards
         self._slots = sorted(slots, key=lambda slot: slot.weight.data_ptr())
         self._starts = [slot.weight.data_ptr() for slot in self._slots]
 

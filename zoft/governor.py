@@ -39,7 +39,8 @@ class Evidence:
     pairs: tuple[tuple[float, float], ...] = ()  # [q] losses at +eps z_j and -eps z_j; empty for other estimators
     eps: float = 0.0  # of those pairs [length]
     points: tuple[float, ...] = ()  # losses at the request's points, in its order
-    spent: tuple[float, ...] = ()  # [q] q c_j of a normalised estimator's coefficients c_j; empty: the slopes
+    forwards: int = 0  # points that the estimator took; 0: not said
+    spent: tuple[float, ...] = ()  # [q] q c_j, where the coefficients c_j are not slopes / q; empty: the slopes
 
 
 @dataclass(frozen=True, slots=True)

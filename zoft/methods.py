@@ -45,6 +45,17 @@ class ShapeRow:
     paper: str
 
 
+@dataclass(frozen=True, slots=True)
+class WayRow:
+    """A row: what else a step may be, whatever its estimator, rule and shape."""
+
+    moves: str
+    cost: str  # beside a step of the estimator
+    mean: str  # of the estimate
+    bound: str
+    paper: str
+
+
 RAW, WEIGHTS = "weights^2 / loss", "weights"
 FROM_STEP = "no closed form: see below"
 ESTIMATOR_ROWS = {
@@ -81,9 +92,28 @@ SHAPE_ROWS = {
         "sqrt(N K)/r P S Q'",
         "r^2",
         "4 (N + K) r",
-        "3 (1 + 2/r)^2",
-        "2q/(Tr (q-1+3(1+2/r)^2)), safe",
+        "m = 3 (1+2/r)^2 NK/((N+2)(K+2)), r <= N, K",
+        "2q/(Tr (m+q-1)), safe",
         "Yu 2024 (SubZero)",
+    ),
+    "random_mask": ShapeRow(
+        "M * Z, M by address", "N K, and M", "0", "3", "2q/Tr of what moves", "Zhang 2024 (ZO-Bench)"
+    ),
+    "small_weights": ShapeRow("Z where abs w <= t", "N K", "8", "3", "2q/Tr of what moves", "Liu 2024 (Sparse MeZO)"),
+}
+WAY_ROWS = {
+    "zo_blocks=n": WayRow(
+        "one of n runs of layers",
+        "less: others are left alone",
+        "1/n gradient",
+        "2q/Tr of the block",
+        "Wang 2024 (LeZO)",
+    ),
+    "zo_distribution=sphere": WayRow(
+        "all, z of length sqrt(d)", "z drawn once more", "gradient, smoothed", "2q/Tr", "Flaxman 2005; Shamir 2017"
+    ),
+    "zo_directions_schedule": WayRow(
+        "all, q by step", "forwards of that q", "gradient, smoothed", "2q/Tr with that q", "Yang 2024 (AdaZeta)"
     ),
 }
 
@@ -110,7 +140,11 @@ def tables() -> str:
         ("zo_shape", "direction of a matrix", "random numbers", "extra bytes", "fourth moment", "bound", "source"),
         *((name, *astuple(row)) for name, row in SHAPE_ROWS.items()),
     ]
-    return "\n\n".join(map(_markdown, (first, second, third)))
+    fourth = [
+        ("setting", "what a step moves", "cost beside", "mean", "bound", "source"),
+        *((name, *astuple(row)) for name, row in WAY_ROWS.items()),
+    ]
+    return "\n\n".join(map(_markdown, (first, second, third, fourth)))
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

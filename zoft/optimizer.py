@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoft.backends import Point, Rounding, Term
-from zoft.directions import DirectionSource, Distribution, LowRank
+from zoft.directions import Blocks, Direction, DirectionSource, Distribution, Form
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
@@ -22,11 +22,14 @@ from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
 from zoft.rules import spend
 from zoft.same_draws import SameDraws
+from zoft.schedule import Schedule
 from zoft.shards import is_sharded
 from zoft.space import ParameterSpace
+from zoft.sphere import Sphere
 from zoft.spread import Spread
 from zoft.storage import choose_rounding
 from zoft.tally import Part, Taken, Totals, taken, total
+from zoft.together import check_together
 
 Loss = Callable[[], "torch.Tensor | float"]
 
@@ -52,7 +55,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         lr: float,
         *,
         eps: float = 2.0**-10,
-        directions: int = 1,
+        directions: int | Schedule = 1,
         distribution: Distribution | str = Distribution.RADEMACHER,
         seed: int = 0,
         weight_decay: float = 0.0,
@@ -61,7 +64,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         estimator: str = "two_point",
         rule: str = "sgd",
         rule_settings: dict[str, Any] | None = None,
-        form: LowRank | None = None,
+        form: Form | None = None,
+        blocks: Blocks | None = None,
         backend: str = "auto",
         direction_groups: int = 1,
     ) -> None:
@@ -70,15 +74,17 @@ class ZOOptimizer(torch.optim.Optimizer):
             model: any module; its parameters with requires_grad are trained.
             lr: learning rate, in squared weight units per unit of loss.
             eps: smoothing radius, in units of the weights.
-            directions: q, the number of directions averaged in one step (two forwards each; see `zoft methods`).
-            distribution: law of z, `rademacher` or `gaussian`.
+            directions: q, the number of directions averaged in one step (two forwards each; see `zoft methods`), or its
+                schedule.
+            distribution: law of z, `rademacher`, `gaussian`, or `sphere`: normals scaled to the length sqrt(d).
             seed: of the run, in [0, 2^32).
             weight_decay: decoupled, per unit of lr; matrices only, not norms and biases.
             perturbation: `read_only` (weights are never written with noise), `in_place`, or `auto`, which takes the latter
                 where it restores the weights all but exactly (`zoft.perturb.choose_perturbation`).
             weight_rounding: how 16-bit weights store an update; `auto` chooses (`zoft.storage`).
             estimator, rule, rule_settings, backend: by name; see their tables.
-            form: thin factors that directions are products of; None: dense directions.
+            form: thin factors that directions are products of, or a mask; None: dense directions.
+            blocks: of layers, of which each step moves one; None: all layers in every step.
             direction_groups: into how many groups the processes of torch.distributed are divided; each evaluates its
                 share of the directions, so all ranks rank // groups must be given the same batch (`zoft.spread`).
 
@@ -88,34 +94,42 @@ class ZOOptimizer(torch.optim.Optimizer):
         check_not_negative("learning_rate", lr)
         check_not_negative("weight_decay", weight_decay)
         check_positive("eps", eps)
-        check_directions("directions", directions)
+        if not isinstance(directions, Schedule):
+            check_directions("directions", directions)
+            directions = Schedule(((0, int(directions)),))
         check_seed("seed", seed)
         self.model = model
         trainable = [weight for weight in model.parameters() if weight.requires_grad]
+        self.source = DirectionSource.of_law(int(seed), distribution, form, blocks)
+        law = self.source.distribution
         plain = form is None and direction_groups == 1 and not any(map(is_sharded, trainable))
-        perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=distribution, plain=plain)
+        perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=law, plain=plain)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.space = ParameterSpace(
-            model, rounding=rounding, backend_name=backend, buffers=self.rule.buffers, factored=form is not None
+            model,
+            rounding=rounding,
+            backend_name=backend,
+            buffers=self.rule.buffers,
+            shaped=self.source.shaped,
+            blocks=blocks.count if blocks else 1,
+            small=self.source.small,
         )
-        self.source = DirectionSource(int(seed), Distribution(distribution), form)
-        self.directions = int(directions)
+        self.schedule = directions
         self.spread = Spread(direction_groups)
-        self.spread.check(self.directions, perturbation)
-        if self.space.sharded and (direction_groups > 1 or perturbation == "in_place"):
-            raise UsageError(
-                "a sharded model is gathered by all ranks at once, for the same points: leave zo_direction_groups at 1, and "
-                "take perturbation=read_only"
-            )
+        for count in directions.counts:
+            self.spread.check(count, perturbation)
+        check_together(self.source, self.space, perturbation=perturbation, groups=direction_groups)
+        self.sphere = Sphere(self.space) if self.source.sphere else None
         self.estimator = make_estimator(estimator, eps=eps)
-        self.estimator.check(self.directions)
         if self.estimator.curved != self.rule.curved:
             raise UsageError(
                 "zo_estimator=three_point takes the loss at the weights for zo_rule=hizoo, which needs it: set both or "
                 f"neither, not {estimator} and {rule}"
             )
-        self.rule.check(self.source.at(0, self.directions))
+        for count in directions.counts:
+            self.estimator.check(count)
+            self.rule.check(self.source.at(0, count))
         self.rule_state = self.rule.init()
         self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
         self._devices = {weight.device for weight in model.parameters()}  # where a loss may draw random numbers
@@ -130,6 +144,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._request: Request | None = None  # of the governor, for the same step
         self._probing: ReadOnly | None = None
         super().__init__([slot.parameter for slot in self.space.slots], {"lr": lr, "weight_decay": weight_decay})
+
+    @property
+    def directions(self) -> int:
+        """q of the step to come."""
+        return self.schedule.at(self.steps)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """The one group of all trained weights, made by the constructor.
@@ -171,7 +190,15 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def _population(self, step: int) -> Sequence[Point]:
         """The points at which this process takes the losses of a step."""
-        return self.spread.mine(self.estimator.population(self.source.at(step, self.directions)))
+        directions = self.source.at(step, self.schedule.at(step))
+        population: Sequence[Point] = self.estimator.population(directions)
+        if self.sphere is not None:
+            population = self.sphere.stretched(population, directions)
+        return self.spread.mine(population)
+
+    def _directions(self) -> tuple[Direction, ...]:
+        """Of the step to come."""
+        return self.source.at(self.steps, self.directions)
 
     def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[float]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
@@ -206,13 +233,15 @@ class ZOOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> float:
-        directions = self.source.at(self.steps, self.directions)
+        directions = self._directions()
         parts, self._parts = self._parts, []
         points, asked = len(self.estimator.population(directions)), len((self._request or Request()).points)
         totals = total(parts, points, asked, self.spread, split=self.governor is not None)
         estimate = self.estimator.estimate(directions, totals.whole)
         group = self.param_groups[0]
         lr, flags = self._governed(float(group["lr"]), estimate, totals)
+        if self.sphere is not None:
+            estimate = self.sphere.spent(estimate)
         step = Step(
             index=self.steps,
             estimate=estimate,
@@ -233,6 +262,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         q, points = len(directions), self.estimator.population(directions)
         slopes = [self.estimator.slopes(losses) for losses in (totals.whole, *(totals.halves or ()))]
         eps = points[0][0].scale if points[0] else 0.0
+        plain = tuple(p / q for p in slopes[0])
         antithetic = tuple((Term(z, sign * eps),) for z in directions for sign in (1.0, -1.0)) == points
         evidence = Evidence(
             step=self.steps,
@@ -243,7 +273,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             pairs=tuple(zip(totals.whole[: 2 * q : 2], totals.whole[1 : 2 * q : 2], strict=True)) if antithetic else (),
             eps=eps,
             points=tuple(totals.asked),
-            spent=tuple(q * c for c in estimate.coefficients) if self.estimator.normalised else (),
+            forwards=len(points),
+            spent=() if estimate.coefficients == plain else tuple(q * c for c in estimate.coefficients),
         )
         decision = self.governor.decide(evidence)
         flags = Flag.CAPPED if decision.capped else Flag.NONE
@@ -258,7 +289,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._parts, self._request = [], None
         cycles = self.perturbation.cycles
         if cycles:
-            nothing = Estimate(self.source.at(self.steps, self.directions), (0.0,) * self.directions, math.nan)
+            nothing = Estimate(self._directions(), (0.0,) * self.directions, math.nan)
             self.apply(Step(self.steps, nothing, 0.0, flags=Flag.INTERRUPTED, evaluations=cycles))
 
     def settle(self) -> None:
@@ -289,9 +320,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         """All that a run must keep when it is resumed, to be the same run."""
         return {
             "seed": self.source.seed,
-            "distribution": str(self.source.distribution),
+            "distribution": self.source.law,
             "form": self.source.form.plain() if self.source.form else [],
-            "directions": self.directions,
+            "blocks": self.source.blocks.plain() if self.source.blocks else [],
+            "directions": self.schedule.plain(),
             "perturbation": self.perturbation.name,
             "estimator": self.estimator.settings(),
             "rule": self.rule.settings(),
@@ -310,6 +342,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             "rule_state": self.rule_state,
             "residuals": None if self.light else dict(self.space.residuals()),
             "momenta": None if self.light else dict(self.space.momenta),
+            "thresholds": dict(self.space.thresholds),
         }
         if self.governor is not None:
             state["zoft"]["governor"] = self.governor.state_dict()
@@ -335,6 +368,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._parts, self._request, self.perturbation.cycles = [], None, 0  # of a step from other weights
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]
+        self.space.load_thresholds(mine["thresholds"])
         if mine["residuals"] is not None:
             self.space.load_residuals(mine["residuals"])
             self.space.momenta.load(mine["momenta"])

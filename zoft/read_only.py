@@ -7,10 +7,10 @@ looked up are displaced; of a linear layer with a large weight and no bias (a la
 along directions with thin factors, a linear layer's weight is not displaced at all.
 
 A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So
-passes 1, 2, 4, 8 … are audited: when an operation reads the memory of a trainable parameter, the pass is begun again with that
-parameter displaced from beginning to end, in scratch of its own; if it is still read (through a reference cached elsewhere),
-that is an error that names it. The same remedy serves a module that returns its weight, or a view of it. A branch that first
-runs between two audits is seen by the next one.
+passes 1, 2, 4, 8 … (of each block of layers) are audited: when an operation reads the memory of a trainable parameter, the pass
+is begun again with that parameter displaced from beginning to end, in scratch of its own; if it is still read (through a
+reference cached elsewhere), that is an error that names it. The same remedy serves a module that returns its weight, or a view
+of it. A branch that first runs between two audits is seen by the next one. Parameters outside a block are left alone.
 
 Norms of 16-bit models run in float32 meanwhile, at the centre too (`zoft.widened`).
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
@@ -30,7 +30,8 @@ from torch.nn import functional
 
 from zoft.audit import Audit, ReadOutside, tensors
 from zoft.backends import PANEL_BYTES, Move, Point, Target
-from zoft.backends.factored import thin
+from zoft.backends.shaped import thin
+from zoft.directions import LowRank, sees
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.few_rows import GivesRows, can_give_rows, forward_rows, rows_wanted
@@ -59,7 +60,7 @@ class ReadOnlyView:
         self._large_now: dict[nn.Linear, Slot] = {}  # layers whose forward goes panel by panel in this pass
         self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
-        self._passes = 0
+        self._passes: Counter[frozenset[int | None]] = Counter()  # by the blocks of layers that were displaced
         self._filling = False
         self._ran: set[nn.Module] = set()
 
@@ -92,22 +93,29 @@ class ReadOnlyView:
                     "%s is read outside its module: its perturbed copy is held for a whole pass", error.slot.name
                 )
         if point:
-            self._passes += 1
-            if self._passes == 1:
-                self._report_unused()
+            self._passes[_blocks(point)] += 1
+            if self._passes[_blocks(point)] == 1:
+                self._report_unused(self._moved(point))
+            if self._passes.total() == 1:
                 self._report_too_large(point)
         return result
 
+    def _moved(self, point: Point) -> list[Slot]:
+        """The parameters that `point` displaces."""
+        return [slot for slot in self._space.slots if any(sees(term.direction, slot.window) for term in point)]
+
     @contextmanager
     def at(self, point: Point) -> Iterator[None]:
-        """Inside, every module that holds trainable parameters sees them displaced by `point`."""
-        moves = (Move(point),)
+        """Inside, every module that holds trainable parameters sees them displaced by `point`; of a block, those in it."""
+        moves, moved = (Move(point),), set(self._moved(point))
+        held = [module for module, shown in self._held.items() if any(slot in moved for _, slot in shown)]
         wide = [m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])]
         handles = []
-        audited = point and not (self._passes + 1) & self._passes  # passes 1, 2, 4, 8 …
-        self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point)))
+        passes = self._passes[_blocks(point)]
+        audited = point and not (passes + 1) & passes  # passes 1, 2, 4, 8 …
+        self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point), moved))
         try:
-            for slot in self._whole_pass if point else ():
+            for slot in [slot for slot in self._whole_pass if slot in moved]:
                 self._displace(slot, slot.owners, moves)
             for module, slot in self._large_now.items():
                 module.forward = GivesRows(self._in_parts, module, slot, point)
@@ -115,11 +123,11 @@ class ReadOnlyView:
                 before = functools.partial(self._swap_wide, moves=moves)
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
                 handles.append(module.register_forward_hook(self._restore_wide, always_call=True))
-            for module in self._held if point else ():
+            for module in held:
                 if module not in wide:
                     handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
                     handles.append(module.register_forward_hook(self._restore, always_call=True))
-            with Audit(self._space, lambda: self._filling) if audited else nullcontext():
+            with Audit(moved, lambda: self._filling) if audited else nullcontext():
                 yield
         finally:
             for handle in handles:
@@ -129,7 +137,7 @@ class ReadOnlyView:
             while self._swapped:
                 self._pop()
 
-    def _apart(self, factored: bool) -> Iterator[tuple[nn.Linear, Slot]]:
+    def _apart(self, factored: bool, moved: set[Slot]) -> Iterator[tuple[nn.Linear, Slot]]:
         """Linear layers whose displaced weight is never held whole: large ones, and all along directions with factors."""
         for module, shown in self._held.items():
             if not can_give_rows(module) or "forward" in vars(module):
@@ -138,7 +146,12 @@ class ReadOnlyView:
             if module.bias is not None and not factored:
                 continue  # the products would be rounded once more before it is added
             slot = dict(shown).get("weight")
-            if slot is None or slot in self._whole_pass or (factored and slot.window.total_columns == 1):
+            if (
+                slot is None
+                or slot not in moved
+                or slot in self._whole_pass
+                or (factored and slot.window.total_columns == 1)
+            ):
                 continue
             if factored or slot.parameter.numel() * slot.weight.element_size() > PANEL_BYTES:
                 yield module, slot
@@ -255,8 +268,8 @@ class ReadOnlyView:
         self._scratch.pop()
         return displaced
 
-    def _report_unused(self) -> None:
-        idle = [s for s in self._space.slots if not any(module in self._ran for module, _ in s.owners)]
+    def _report_unused(self, moved: list[Slot]) -> None:
+        idle = [s for s in moved if not any(module in self._ran for module, _ in s.owners)]
         unused = [slot.name for slot in idle if slot not in self._whole_pass]
         if unused:
             logger.warning(
@@ -277,8 +290,12 @@ def _shown(module: nn.Module, attribute: str, slot: Slot) -> Target:
     return Target(slot.shard.shown(module, attribute, slot.name), slot.shard.whole)
 
 
+def _blocks(point: Point) -> frozenset[int | None]:
+    return frozenset(term.direction.block for term in point)
+
+
 def _factored(point: Point) -> bool:
-    return any(term.direction.form is not None for term in point)
+    return any(isinstance(term.direction.form, LowRank) for term in point)
 
 
 class _Displaced(NamedTuple):

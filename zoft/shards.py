@@ -63,7 +63,7 @@ def is_cut_itself(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def part_of(name: str, weight: Any, stream: int) -> tuple[torch.Tensor, Window, Shard]:
+def part_of(name: str, weight: Any, stream: int, block: int = 0) -> tuple[torch.Tensor, Window, Shard]:
     """(this process's memory, its address, its place) of a sharded parameter.
 
     Raises:
@@ -79,7 +79,7 @@ def part_of(name: str, weight: Any, stream: int) -> tuple[torch.Tensor, Window, 
     rows = weight.shape[0]
     first = min(-(-rows // weight.device_mesh.size()) * weight.device_mesh.get_local_rank(), rows)
     inner = math.prod(weight.shape[1:-1])  # matrix rows for each index of the first dimension
-    whole = Window.whole(stream, weight.shape)
+    whole = Window.whole(stream, weight.shape, block)
     return part, whole.panel(first * inner, (first + part.shape[0]) * inner), Shard(weight, whole)
 
 

@@ -12,12 +12,15 @@ from itertools import groupby
 import torch
 from torch import nn
 
-from zoft.backends import Backend, Move, Rounding, Target, TensorMove, backend
-from zoft.backends.factored import FactoredBackend
+from zoft.backends import Backend, Move, Rounding, Target, TensorMove, Term, backend
 from zoft.backends.scaled import ScaledBackend
+from zoft.backends.shaped import ShapedBackend
+from zoft.backends.small_weights import SmallWeightsBackend, threshold
 from zoft.buffers import Buffers
 from zoft.checksum import checksum
-from zoft.directions import Window
+from zoft.directions import Direction, Window, sees
+from zoft.directions.blocks import block_numbers
+from zoft.directions.rademacher import LANES
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.naming import canonical_name, stream_ids
 from zoft.shards import Shard, is_cut_itself, is_sharded, part_of, reshard
@@ -67,14 +70,18 @@ class ParameterSpace:
         rounding: Rounding | str = Rounding.NEAREST,
         backend_name: str = "auto",
         buffers: Sequence[str] = (),
-        factored: bool = False,
+        shaped: bool = False,
+        blocks: int = 1,
+        small: float | None = None,
     ) -> None:
         """
         Args:
             rounding: how 16-bit weights store an update.
             backend_name: who computes.
             buffers: of `zoft.buffers`, tensors as large as the weights that a rule keeps (4 bytes each; 8 for float64).
-            factored: directions may have thin factors.
+            shaped: directions may have thin factors or a mask, or be of one block.
+            blocks: of layers, into which the parameters are divided.
+            small: the share of each matrix, its smallest weights, that ever moves; None: all.
         """
         self.rounding = Rounding(rounding)
         sharded = any(is_sharded(weight) for weight in model.parameters())
@@ -87,13 +94,20 @@ class ParameterSpace:
         first_names = _merge_aliases(trainable)
         owners = _owners(model)
         streams = stream_ids(canonical_name(name) for name in first_names)
+        numbers = block_numbers(map(canonical_name, first_names), blocks)
         self.slots = tuple(
-            _slot(canonical_name(name), trainable[name], streams[canonical_name(name)], owners, aliases, self.rounding)
-            for name, aliases in first_names.items()
+            _slot(name, trainable[first], (streams[name], numbers[name]), owners, aliases, self.rounding)
+            for first, aliases in first_names.items()
+            for name in (canonical_name(first),)
         )
         self.device = self.slots[0].weight.device
         chosen = backend(backend_name, self.device)
-        self.backend: Backend = FactoredBackend(chosen) if factored else chosen
+        self.thresholds: dict[str, float] = {}  # of matrices of which only small weights move, by canonical name
+        self._limits: dict[int, float] = {}  # the same by stream
+        if small is not None:
+            self._find_thresholds(small)
+            chosen = SmallWeightsBackend(chosen, self._limits)
+        self.backend: Backend = ShapedBackend(chosen) if shaped else chosen
         self.torn = False  # a write has begun and was interrupted: no step leads to these weights
         self._filled = tuple(slot for slot in self.slots if slot.weight.numel() or slot.shard is None)
         self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self._filled)
@@ -113,6 +127,55 @@ class ParameterSpace:
     def elements(self) -> int:
         """d: the number of trainable elements."""
         return sum(slot.parameter.numel() for slot in self.slots)
+
+    def elements_of(self, block: int, density: float = 1.0) -> int:
+        """Of one block of layers; of its matrices a share."""
+        inside = [slot for slot in self.slots if slot.window.block == block]
+        return round(sum(s.parameter.numel() * (density if s.window.total_columns > 1 else 1.0) for s in inside))
+
+    def length_of(self, direction: Direction) -> tuple[float, int]:
+        """(||z||^2, d) over the parameters that the direction moves; summed in float64 in one order on every device.
+
+        z is drawn once more for it, a panel at a time; nothing stays.
+        """
+        squares, count = [], 0
+        for slot in (slot for slot in self.slots if sees(direction, slot.window)):
+            window = slot.window
+            count += slot.parameter.numel()
+            step = max(LANES, NORM_PANEL // max(1, window.columns) // LANES * LANES)
+            for start in range(0, window.rows, step):
+                panel = window.panel(start, min(start + step, window.rows))
+                z = torch.zeros(panel.shape, dtype=torch.float64, device=slot.weight.device)
+                self.backend.axpby_(Target(z, panel), [Move((Term(direction, 1.0),))])
+                squares.append(float(self.backend.dot(Target(z, panel), direction)))
+        return math.fsum(squares), count
+
+    def _find_thresholds(self, share: float) -> None:
+        if self.sharded:
+            raise UsageError(
+                "zo_shape=small_weights looks for the smallest of whole matrices; it cannot be had of a sharded model"
+            )
+        matrices = [slot for slot in self.slots if slot.window.total_columns > 1 and slot.weight.numel()]
+        self.load_thresholds({slot.name: threshold(slot.weight, share) for slot in matrices})
+
+    def load_thresholds(self, thresholds: dict[str, float]) -> None:
+        """Put back the thresholds of a run's beginning.
+
+        Raises:
+            UsageError: they belong to other parameters.
+        """
+        streams = {slot.name: slot.window.stream for slot in self.slots}
+        if not thresholds.keys() <= streams.keys():
+            raise UsageError("the thresholds of small weights do not match this model's matrices")
+        self.thresholds = dict(thresholds)
+        self._limits.clear()
+        self._limits.update({streams[name]: limit for name, limit in thresholds.items()})
+
+    @property
+    def matrices(self) -> list[tuple[int, int]]:
+        """[N, K] of every trained parameter that is one, as directions see it; vectors and matrices of one column are none."""
+        wholes = (slot.window if slot.shard is None else slot.shard.whole for slot in self.slots)
+        return [(w.total_rows, w.total_columns) for w in wholes if w.total_columns > 1]
 
     @property
     def sharded(self) -> bool:
@@ -261,7 +324,7 @@ def _owners(model: nn.Module) -> dict[int, list[tuple[nn.Module, str]]]:
 def _slot(
     name: str,
     weight: nn.Parameter,
-    stream: int,
+    address: tuple[int, int],  # stream, block
     owners: dict[int, list[tuple[nn.Module, str]]],
     aliases: Iterable[nn.Parameter],
     rounding: Rounding,
@@ -274,7 +337,7 @@ def _slot(
                 "forward pass; set max_norm=None or freeze it"
             )
     is_norm = any("norm" in type(module).__name__.lower() for module, _ in holders)
-    part, window, shard = weight, Window.whole(stream, weight.shape), None
+    part, window, shard = weight, Window.whole(address[0], weight.shape, address[1]), None
     if is_sharded(weight):
         for module, _ in holders:
             if is_cut_itself(module):
@@ -282,7 +345,7 @@ def _slot(
                     f"{name!r} belongs to a {type(module).__name__} to which fully_shard was applied itself; apply it to the "
                     "block around that module"
                 )
-        part, window, shard = part_of(name, weight, stream)
+        part, window, shard = part_of(name, weight, *address)
     residual = None
     if rounding.residual_dtype is not None and weight.dtype is torch.bfloat16:
         residual = torch.zeros(part.shape, dtype=rounding.residual_dtype, device=part.device)

@@ -22,6 +22,7 @@ NEEDED = {  # words that only some other settings allow
     "muon": {"zo_shape": "low_rank"},
     "three_point": HIZOO,
     "hizoo": HIZOO,
+    "random": {"zo_blocks": 2},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +16,15 @@ from torch import nn
 from tests.trajectory.runs import Tiny, check_resume_and_replay, loss, make
 from zoft.backends import Move, Rounding, Term
 from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw, draw_rows, factors
+from zoft.directions import low_rank as thin
 from zoft.directions.low_rank import orthonormal
 from zoft.errors import UsageError
+from zoft.governor import Evidence
 from zoft.optimizer import ZOOptimizer
 from zoft.perturb import ReadOnly
 from zoft.space import ParameterSpace
-from zoft.stability import StabilitySettings, govern
+from zoft.stability import StabilityMonitor, StabilitySettings, Surroundings, govern
+from zoft.trainer.settings import ZOSettings
 
 FORMS = [LowRank("low_rank", 1), LowRank("low_rank", 2, 3), LowRank("subspace", 2, 3), LowRank("subspace", 9)]
 LAWS = list(Distribution)
@@ -43,14 +47,65 @@ def test_every_element_has_mean_0_and_variance_1_and_none_are_correlated(form: L
         assert np.all(np.abs(found.mean(0) - wanted) < 4.5 * error)
 
 
+@pytest.mark.parametrize("shape", [(40, 30), (1, 30), (40, 2)])
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_fourth_moments_are_at_most_those_of_the_table(form: LowRank) -> None:
-    """One element of a matrix is the worst w = a b^T; of rank 1 it is exact."""
-    fourth = samples(form, (40, 30), 300) ** 4
-    mean, error = fourth.mean(), fourth.mean((1, 2)).std(ddof=1) / math.sqrt(len(fourth))
-    assert mean < form.tail + 4.5 * error
-    if form.shape == "low_rank":
-        assert abs(mean - form.tail) < 4.5 * error
+def test_fourth_moments_are_those_of_the_table(form: LowRank, shape: tuple[int, int]) -> None:
+    """One element of a matrix is a w = a b^T, where they are largest; w of rank 2 has less."""
+    z = samples(form, shape, 600)
+    fourth = (z**4).mean((1, 2))
+    error = fourth.std(ddof=1) / math.sqrt(len(fourth))
+    assert abs(fourth.mean() - form.tail([shape])) < 4.5 * error
+    if min(shape) > 1:
+        two = (0.5**0.5 * (z[:, 0::2, 0::2][:, :1, :1] + z[:, 1::2, 1::2][:, :1, :1])) ** 4
+        assert two.mean() < form.tail([shape]) + 4.5 * two.std(ddof=1) / math.sqrt(len(two))
+
+
+def test_the_safe_edge_is_that_of_the_worst_matrix_that_is_there() -> None:
+    """Rank 8 cannot be had of a head with two rows; there it is 2, and the fourth moment is larger."""
+    form = LowRank("subspace", 8)
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 2))
+    optimizer = make(model, form=form, directions=3)
+    steering = govern(optimizer, StabilitySettings())
+    assert steering is not None and steering.monitor is not None
+    wanted = 3.0 * 4.0 * (2 * 64) / (4 * 66)  # r = 2: (1 + 2/2)^2 = 4
+    assert steering.monitor.around.tail == pytest.approx(wanted) and wanted > form.tail([(64, 64)])
+    assert steering.monitor.around.heavy == pytest.approx(wanted + 2.0)
+    assert form.tail([]) == 3.0
+
+
+def test_the_monitor_grades_and_reports_by_the_edge_that_it_caps_at() -> None:
+    found = []
+    for tail in (None, 9.0):
+        around = Surroundings({"name": "sgd"}, 2, 0.5, elements=100, weights_norm=50.0, tail=tail)
+        monitor = StabilityMonitor(StabilitySettings(stability_every=1, stability_loss_noise=0.0), around)
+        for step in range(30):
+            points = [1.0 + 0.5 * 8.0 * sum(s for _, s in point) ** 2 for point in monitor.request(step).points]
+            pair = (1.0 + 0.5 * 8.0 * 0.25,) * 2
+            monitor.decide(Evidence(step, 0.2, 1.0, (2.0, 2.0), None, (pair, pair), 0.5, tuple(points)))
+        metrics = monitor.metrics()
+        assert monitor.limits["curvature"] == pytest.approx(0.5 * metrics["stability/edge_high"], rel=1e-6)
+        found.append((metrics["stability/edge_high"], monitor.level))
+    assert found[0][0] == pytest.approx(10.0 * found[1][0])
+    assert found[0][0] == pytest.approx(2.0 * 2 / 8.0)
+
+
+def test_bases_are_made_once_a_period_and_leave_with_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two directions in each step have bases of their own with refresh 1; their number does not grow."""
+    made: list[int] = []
+    monkeypatch.setattr(thin, "orthonormal", lambda columns: (made.append(1), orthonormal(columns))[1])
+    for refresh, wanted in ((1, 2 * 2 * 2 * 6), (3, 2 * 2 * 2)):  # bases x matrices x (directions x steps or periods)
+        form = LowRank("subspace", 3, refresh)
+        optimizer = make(Tiny(), form=form, directions=2)
+        assert len(optimizer.space.matrices) == 2
+        made.clear()
+        for step in range(6):
+            optimizer.step(lambda step=step, model=optimizer.model: loss(model, step))
+        assert len(made) == wanted
+        assert len(thin._bases[form]) == (8 if refresh == 1 else 4)
+        form, copy = LowRank("low_rank", 2), optimizer.source.form
+        del optimizer, form, copy
+        gc.collect()
+        assert not any(kept.shape == "subspace" and kept.rank == 3 and kept.refresh == refresh for kept in thin._bases)
 
 
 def test_the_full_rank_subspace_has_the_dense_moments() -> None:
@@ -71,7 +126,7 @@ def test_the_critical_step_size_of_low_rank_products(rank: int) -> None:
     k, error = (square**2).mean() / d, (square**2).std(ddof=1) / d / math.sqrt(len(square))
     stated = d + 2 + 2 * (rows + columns + 1) / rank
     assert abs(k - stated) < 4.5 * error < 0.3 * stated
-    trace, tail = h * d, LowRank("low_rank", rank).tail
+    trace, tail = h * d, LowRank("low_rank", rank).tail([(rows, columns)])
     assert (
         2 * q / (trace * (tail + q - 1)) < 2 * q / (h * (stated + q - 1)) < 2 * q / trace
     )  # safe < exact < right edge
@@ -113,7 +168,7 @@ def test_orthonormal_columns() -> None:
 def test_losses_through_the_factors_are_those_of_the_matrix_made_of_them(form: LowRank) -> None:
     """A linear layer never sees the product; everything else does. Against the dense matrix in float64."""
     model = Tiny(torch.float64, tied=False)
-    space = ParameterSpace(model, factored=True)
+    space = ParameterSpace(model, shaped=True)
     point = tuple(Term(d, s) for d, s in zip(DirectionSource(3, form=form).at(4, 2), (0.25, -0.5), strict=True))
     ids = torch.arange(9).reshape(3, 3)
     with torch.no_grad():
@@ -128,7 +183,7 @@ def test_losses_through_the_factors_are_those_of_the_matrix_made_of_them(form: L
 def test_a_linear_layer_is_not_displaced(dtype: torch.dtype) -> None:
     """Scratch holds the bias alone; the result is that of float64 up to one rounding of it, and of x (A s) B'."""
     layer = nn.Linear(64, 48, dtype=dtype)
-    space = ParameterSpace(layer, factored=True)
+    space = ParameterSpace(layer, shaped=True)
     point = tuple(Term(d, s) for d, s in zip(DirectionSource(0, form=FORMS[0]).at(0, 2), (0.5, 0.25), strict=True))
     view = ReadOnly(space)
     x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -150,7 +205,7 @@ def test_a_linear_layer_is_not_displaced(dtype: torch.dtype) -> None:
 def test_updates_are_the_definition(form: LowRank, dtype: torch.dtype) -> None:
     """x + s z in the accumulator, rounded once, whatever backend the vectors go through."""
     model = Tiny(dtype)
-    space = ParameterSpace(model, factored=True)
+    space = ParameterSpace(model, shaped=True)
     before = [slot.weight.detach().float().clone() for slot in space.slots]
     (direction,) = DirectionSource(0, form=form).at(1)
     space.move_([Move((Term(direction, 0.125),))])
@@ -170,6 +225,13 @@ def test_a_space_for_dense_directions_refuses_others(backend: str) -> None:
         LowRank("thin", 1)
     with pytest.raises(UsageError, match="zo_rank"):
         LowRank("low_rank", 0)
+
+
+def test_signs_of_products_are_refused_early_and_in_words() -> None:
+    with pytest.raises(UsageError, match=r"zo_rule=sign needs dense .* zo_shape=subspace"):
+        ZOSettings(zo_rule="sign", zo_shape="subspace")
+    with pytest.raises(UsageError, match=r"zo_rule=sign needs dense .* zo_shape=low_rank"):
+        make(Tiny(), rule="sign", form=FORMS[0])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import torch
 from tests.trajectory.runs import Tiny, make, train
 from zoft import cli
 from zoft.directions import DirectionSource, LowRank
-from zoft.directions.low_rank import SHAPES
+from zoft.directions.form import NAMES as FORMS
 from zoft.estimators import ESTIMATORS, estimator
 from zoft.methods import ESTIMATOR_ROWS, RULE_ROWS, SHAPE_ROWS, tables
 from zoft.perturb import in_place_path
@@ -31,7 +31,7 @@ def test_the_documentation_holds_what_the_command_prints(capsys: pytest.CaptureF
 def test_every_method_has_a_row_and_a_setting() -> None:
     hints = get_type_hints(ZOSettings)
     assert list(ESTIMATOR_ROWS) == list(ESTIMATORS) == list(get_args(hints["zo_estimator"]))
-    assert list(SHAPE_ROWS) == ["dense", *SHAPES] == list(get_args(hints["zo_shape"]))
+    assert list(SHAPE_ROWS) == ["dense", *FORMS] == list(get_args(hints["zo_shape"]))
     assert list(RULE_ROWS) == list(RULES) == list(get_args(hints["zo_rule"]))
 
 

@@ -16,9 +16,9 @@ from tests.methods.test_estimators_and_rules import SOURCE, Q, Quadratic, random
 from tests.trajectory.runs import Tiny, make
 from zoft.backends import CurvedMove, Move, PolarMove, Rounding, Target, Term
 from zoft.backends.eigen import eigen
-from zoft.backends.factored import FactoredBackend
 from zoft.backends.polar import core, gram
 from zoft.backends.reference import ReferenceBackend
+from zoft.backends.shaped import ShapedBackend
 from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Step
@@ -154,7 +154,7 @@ def test_a_part_of_a_matrix_gets_its_part_of_the_orthogonal_factor(form: LowRank
     directions = DirectionSource(1, Distribution.GAUSSIAN, form).at(2, 2)
     move = PolarMove(tuple(Term(d, s) for d, s in zip(directions, (0.5, -2.0), strict=True)))
     whole, part = torch.zeros(9, 5), torch.zeros(4, 3)
-    window, backend = Window.whole(77, whole.shape), FactoredBackend(ReferenceBackend())
+    window, backend = Window.whole(77, whole.shape), ShapedBackend(ReferenceBackend())
     move.spend_(backend, Target(whole, window), (), Rounding.NEAREST)
     move.spend_(backend, Target(part, replace(window, row=3, rows=4, column=1, columns=3)), (), Rounding.NEAREST)
     assert torch.equal(part, whole[3:7, 1:4])

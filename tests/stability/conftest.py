@@ -38,7 +38,7 @@ def landscape():
 
     def build(
         trace: float = 10.0, rule: dict | None = None, directions: int = 1, fraction: float = 0.0, norm: float = 50.0,
-        base_lr: float = 1.0, **settings,
+        base_lr: float = 1.0, tail: float | None = None, **settings,
     ):  # fmt: skip
         settings = {"stability_loss_noise": 0.0, "stability_drift": None, "stability_every": 1, **settings}
         around = Surroundings(
@@ -49,6 +49,7 @@ def landscape():
             weights_norm=norm,
             batch_fraction=fraction,
             base_lr=base_lr,
+            tail=tail,
         )
         return Landscape(StabilityMonitor(StabilitySettings(**settings), around), trace)
 

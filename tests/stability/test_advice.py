@@ -26,8 +26,8 @@ def measured(probes=(9.0, 11.0, 10.0, 10.0), sf: float = 0.64, size: float = 2.4
     return Measured(trace_reading(probes, 1e-2), frobenius_squared_reading(probes, 1e-2), signal, p * p, size)
 
 
-def around(rule, directions: int = 1, norm: float = 50.0) -> Surroundings:
-    return Surroundings(rule, directions, eps=2.0**-10, elements=100, weights_norm=norm)
+def around(rule, directions: int = 1, norm: float = 50.0, tail: float | None = None) -> Surroundings:
+    return Surroundings(rule, directions, eps=2.0**-10, elements=100, weights_norm=norm, tail=tail)
 
 
 @pytest.mark.parametrize(("rule", "dynamics", "slope"), RULES)
@@ -46,16 +46,29 @@ def test_edges_are_those_of_the_rule(rule, dynamics, slope, directions) -> None:
     assert advice.grade(2.0 * lr, seen, directions) == (pytest.approx(2.0), "over")
 
 
+@pytest.mark.parametrize("tail", [None, 9.0])
 @pytest.mark.parametrize("rule", [*(rule for rule, _, _ in RULES), {"name": "sign"}])
-def test_the_upper_end_is_what_the_monitor_would_leave_alone(landscape, rule) -> None:
+def test_the_upper_end_is_what_the_monitor_would_leave_alone(landscape, rule, tail) -> None:
     """A monitor that saw the same numbers lowers no rate below the range's end, and every rate clearly above it."""
     for drift in (None, 0.001):
-        advice = advise(measured((10.0, 10.0, 10.0), size=3.0), around(rule), ZOSettings(stability_drift=drift))
+        place = around(rule, tail=tail)
+        advice = advise(measured((10.0, 10.0, 10.0), size=3.0), place, ZOSettings(stability_drift=drift))
         for share, capped in ((0.99, False), (1.1, True)):
-            run = landscape(trace=10.0, rule=rule, stability_drift=drift)
+            run = landscape(trace=10.0, rule=rule, tail=tail, stability_drift=drift)
             for _ in range(400):
                 assert not run(lr=0.0, slope=3.0, halves=(4.8, 1.2)).capped
             assert run(lr=share * advice.recommended[1], slope=3.0, halves=(4.8, 1.2)).capped == capped
+
+
+def test_directions_without_a_closed_form_are_advised_by_the_safe_edge() -> None:
+    dense, thin = (
+        advise(measured(), around({"name": "sgd"}, 4, tail=tail), StabilitySettings()) for tail in (None, 9.0)
+    )
+    assert thin.heavy == 12.0 and thin.edge[1] == dense.edge[1]
+    assert thin.edge[0] == pytest.approx(right_edge(measured().trace.upper(1.0), directions=4) / 12.0)
+    assert thin.descent == pytest.approx([edge / 12.0 for edge in dense.descent])
+    s, grade = thin.grade(1.01 * right_edge(measured().trace.value, directions=4) / 12.0, measured(), 4)
+    assert (s, grade) == (pytest.approx(1.01), "over")
 
 
 def test_sign_descent_has_a_plateau_where_others_have_an_edge() -> None:

@@ -26,6 +26,16 @@ def test_probe_prints_the_recommended_range(capsys) -> None:
     assert "asked for              0.0003   (safe" in out
 
 
+@pytest.mark.slow
+def test_probe_knows_the_directions_of_the_run() -> None:
+    argv = ["recipe=quickstart", "stability_probes=4", "num_train=64"]
+    dense = measure(load_config(argv, {}))
+    thin = measure(load_config([*argv, "zo_shape=low_rank", "zo_rank=2"], {}))
+    assert dense.advice.heavy == 1.0 and thin.advice.heavy == 6.0
+    assert thin.advice.descent[1] == pytest.approx(dense.advice.descent[1] / 6.0)
+    assert "zo_shape=low_rank" in thin.text() and "stable below the first" in thin.text()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

@@ -11,9 +11,9 @@ import torch
 
 from zoft.backends.base import Backend, Point, Rounding, Target, Term
 from zoft.backends.eigen import eigen, times
-from zoft.backends.factored import FactoredBackend
 from zoft.backends.fold import fold
 from zoft.backends.reference import add_
+from zoft.backends.shaped import ShapedBackend
 from zoft.backends.tensor_moves import TensorMove, drawn
 from zoft.directions import Direction, Window
 from zoft.directions.low_rank import column_sums, left_factor, product, right_factor, right_of
@@ -56,7 +56,7 @@ class PolarMove(TensorMove):
 
 def thin_sum(terms: Point, whole: Window, device: torch.device, backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
     """A [N, R] and B [K, R], float64, with A B' = the sum of the terms; those that share a right factor share columns."""
-    plain = backend.inner if isinstance(backend, FactoredBackend) else backend
+    plain = backend.inner if isinstance(backend, ShapedBackend) else backend
     single = torch.empty(0, dtype=torch.float32, device=device)
 
     def draw(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:

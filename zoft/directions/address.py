@@ -26,16 +26,17 @@ class Window:
     columns: int
     total_columns: int  # of the whole parameter
     total_rows: int = 0  # likewise; 0: not known
+    block: int = 0  # of layers, to which the parameter belongs
 
     @classmethod
-    def whole(cls, stream: int, shape: tuple[int, ...] | torch.Size) -> Window:
+    def whole(cls, stream: int, shape: tuple[int, ...] | torch.Size, block: int = 0) -> Window:
         """The window that covers a parameter of this shape.
 
         >>> Window.whole(1, (2, 3, 5)).rows, Window.whole(1, (7,)).total_columns
         (6, 1)
         """
         rows, columns = matrix_shape(shape)
-        return cls(stream, 0, rows, 0, columns, columns, rows)
+        return cls(stream, 0, rows, 0, columns, columns, rows, block)
 
     def panel(self, start: int, stop: int) -> Window:
         """Rows [start, stop) of this window."""

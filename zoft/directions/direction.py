@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Any
 
-from zoft.directions.low_rank import LowRank
+from zoft.directions.blocks import Blocks
+from zoft.directions.form import Form, form_of
+from zoft.directions.mask import SmallWeights
 from zoft.errors import UsageError
 
+SPHERE = "sphere"
+LAWS = ("rademacher", "gaussian", SPHERE)
 MAX_INDEX = 1 << 12  # directions (or probes) in one step: 12 bits of the counter
 
 
@@ -26,6 +31,8 @@ class Domain(enum.IntEnum):
     ROUNDING = 2
     RIGHT, LEFT = 3, 4  # of thin factors, what stays for a period
     PROBE_RIGHT, PROBE_LEFT = 5, 6
+    BLOCK = 7  # which block of layers a step moves
+    MASK = 8  # which weights of a matrix a period moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,8 @@ class Direction:
     index: int = 0  # of the direction (or probe) within its step
     distribution: Distribution = Distribution.RADEMACHER
     domain: Domain = Domain.TRAINING
-    form: LowRank | None = None  # of a matrix; None: dense
+    form: Form | None = None  # of a matrix; None: dense
+    block: int | None = None  # of layers, outside which z is zero; None: all layers
 
     def __post_init__(self) -> None:
         for name, value, bits in (("seed", self.seed, 32), ("step", self.step, 32), ("index", self.index, 12)):
@@ -58,13 +66,26 @@ class Direction:
         """The upper 16 bits of the counter's second word: domain (4 bits), then index (12 bits).
 
         Raises:
-            UsageError: the direction has thin factors, so its elements have no counter.
+            UsageError: the direction has thin factors, so its elements have no counter; or it is zero somewhere.
         """
+        if self.block is not None:
+            raise UsageError("zo_blocks makes directions of one block of layers, which this backend does not know")
         if self.form is not None:
             raise UsageError(
-                f"zo_shape={self.form.shape} is drawn through its factors, which this backend does not know"
+                f"zo_shape={self.form.shape} is drawn through its factors or mask, which this backend does not know"
             )
         return (int(self.domain) << 12) | self.index
+
+    def plain(self) -> list[Any]:
+        """For JSON."""
+        own = [self.seed, self.step, self.index, self.distribution.value, int(self.domain), self.block]
+        return [*own, *(self.form.plain() if self.form else ())]
+
+    @classmethod
+    def of(cls, plain: list[Any]) -> Direction:
+        """From `plain`."""
+        seed, step, index, distribution, domain, block, *form = plain
+        return cls(seed, step, index, Distribution(distribution), Domain(domain), form_of(form), block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +98,45 @@ class DirectionSource:
 
     seed: int
     distribution: Distribution = Distribution.RADEMACHER
-    form: LowRank | None = None
+    form: Form | None = None
+    blocks: Blocks | None = None
+    sphere: bool = False  # normals are scaled to the length sqrt(d), by whoever takes losses along them
+
+    @classmethod
+    def of_law(cls, seed: int, law: str, form: Form | None = None, blocks: Blocks | None = None) -> DirectionSource:
+        """`law`: rademacher, gaussian, or sphere, which are normals of one length.
+
+        Raises:
+            UsageError: sphere with a form, whose length says nothing of the part that moves.
+        """
+        if law != SPHERE:
+            return cls(seed, Distribution(law), form, blocks)
+        if form is not None:
+            raise UsageError(f"zo_distribution=sphere scales dense directions, but zo_shape={form.shape} was given")
+        return cls(seed, Distribution.GAUSSIAN, None, blocks, sphere=True)
+
+    @property
+    def law(self) -> str:
+        """What `of_law` takes."""
+        return SPHERE if self.sphere else self.distribution.value
 
     def direction(self, step: int, index: int) -> Direction:
         """The training direction with this address."""
-        return Direction(self.seed, step, index, self.distribution, form=self.form)
+        return Direction(self.seed, step, index, self.distribution, form=self.form, block=self.block(step))
+
+    @property
+    def shaped(self) -> bool:
+        """Whether directions are anything but dense and over all layers."""
+        return self.form is not None or self.blocks is not None
+
+    @property
+    def small(self) -> float | None:
+        """The share of each matrix's weights, the smallest, that moves; None: it is not so that directions are masked."""
+        return self.form.density if isinstance(self.form, SmallWeights) else None
+
+    def block(self, step: int) -> int | None:
+        """The block of layers that this step moves; None: all."""
+        return None if self.blocks is None else self.blocks.at(self.seed, step)
 
     def at(self, step: int, count: int = 1) -> tuple[Direction, ...]:
         """The `count` training directions of optimizer step `step`."""
@@ -90,5 +145,9 @@ class DirectionSource:
     def probes_at(
         self, step: int, count: int = 1, distribution: Distribution = Distribution.RADEMACHER
     ) -> tuple[Direction, ...]:
-        """`count` probe directions, of training's form: their own counter domain, so probing never changes its path."""
-        return tuple(Direction(self.seed, step, index, distribution, Domain.PROBE, self.form) for index in range(count))
+        """`count` probe directions, of training's form and block: their own counter domain, so that probing never changes
+        its path."""
+        block = self.block(step)
+        return tuple(
+            Direction(self.seed, step, index, distribution, Domain.PROBE, self.form, block) for index in range(count)
+        )

@@ -6,31 +6,45 @@ from dataclasses import replace
 
 import torch
 
-from zoft.directions.address import Window, counters
+from zoft.directions.address import Window
 from zoft.directions.direction import Direction, Distribution, Domain
 from zoft.directions.gaussian import normal_rows, normals
-from zoft.directions.low_rank import factors, product
-from zoft.directions.philox import philox4x32
+from zoft.directions.low_rank import LowRank, factors, product
+from zoft.directions.mask import RandomMask, SmallWeights, kept, kept_rows, sixteen_bits
 from zoft.directions.rademacher import sign_rows, signs
 
-ROUNDING_LANES = 8
+
+def sees(direction: Direction, window: Window) -> bool:
+    """Whether the direction moves this parameter at all: it has no block, or this one's."""
+    return direction.block is None or direction.block == window.block
 
 
 def for_window(direction: Direction, window: Window) -> Direction:
-    """The direction as this parameter sees it: dense, if it is a vector."""
-    return replace(direction, form=None) if direction.form is not None and window.total_columns == 1 else direction
+    """The direction as a parameter that it moves sees it: of no block, and dense if this is a vector, or knows its mask."""
+    dense = window.total_columns == 1 or isinstance(direction.form, SmallWeights)
+    form = None if dense else direction.form
+    if form is direction.form and direction.block is None:
+        return direction
+    return replace(direction, form=form, block=None)
 
 
 def draw(direction: Direction, window: Window, device: torch.device | str = "cpu") -> torch.Tensor:
     """z over `window`, float32 [rows, columns]. A window inside another gets the same numbers, bit for bit.
 
+    Of small weights (`SmallWeights`) before the mask, which is the parameter's own.
+
     >>> w = Window.whole(stream=5, shape=(300, 4))
     >>> bool((draw(Direction(0, 0), w)[130:140] == draw(Direction(0, 0), w.panel(130, 140))).all())
     True
     """
+    if not sees(direction, window):
+        return torch.zeros(window.shape, device=device)
     direction = for_window(direction, window)
-    if direction.form is not None:
+    if isinstance(direction.form, LowRank):
         return product(*factors(direction, window, torch.device(device)))
+    if isinstance(direction.form, RandomMask):
+        dense = draw(replace(direction, form=None), window, device)
+        return dense * kept(direction, window, dense.device)
     sampler = signs if direction.distribution is Distribution.RADEMACHER else normals
     return sampler(window, direction.key, direction.counter_tag, torch.device(device))
 
@@ -43,8 +57,12 @@ def draw_rows(direction: Direction, window: Window, rows: torch.Tensor) -> torch
     >>> bool((draw_rows(Direction(0, 0), w, rows) == draw(Direction(0, 0), w)[rows]).all())
     True
     """
+    if not sees(direction, window):
+        return torch.zeros(len(rows), window.columns, device=rows.device)
     direction = for_window(direction, window)
-    if direction.form is not None:
+    if isinstance(direction.form, RandomMask):
+        return draw_rows(replace(direction, form=None), window, rows) * kept_rows(direction, window, rows)
+    if isinstance(direction.form, LowRank):
         a, b = factors(direction, window, rows.device)
         return product(a[rows], b)
     sampler = sign_rows if direction.distribution is Distribution.RADEMACHER else normal_rows
@@ -57,7 +75,4 @@ def rounding_bits(seed: int, step: int, window: Window, device: torch.device | s
     Lane l of a block (row % 8) is half-word l % 2 (low first) of word l // 2; domain ROUNDING, index 0.
     """
     address = Direction(seed, step, 0, domain=Domain.ROUNDING)
-    words, offset = counters(window, address.counter_tag, ROUNDING_LANES, torch.device(device))
-    halves = [half for word in philox4x32(words, address.key) for half in (word & 0xFFFF, word >> 16)]
-    flat = torch.stack(halves, dim=1).reshape(-1, window.columns)[offset : offset + window.rows]
-    return flat.to(torch.int32)
+    return sixteen_bits(window, address.counter_tag, address.key, torch.device(device)).to(torch.int32)

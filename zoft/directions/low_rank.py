@@ -16,9 +16,10 @@ halves: the same bits everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -32,7 +33,7 @@ Draw = Callable[["Direction", Window, torch.device], torch.Tensor]
 SHAPES = ("low_rank", "subspace")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class LowRank:
     """What thin factors a direction is the product of.
 
@@ -51,24 +52,28 @@ class LowRank:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UsageError(f"{name} must be a whole number >= 1, not {value!r}")
 
-    @property
-    def tail(self) -> float:
-        """Most that E(w'z)^4 can be of ||w||^4, for normals: 3 for dense ones; w = a b^T is the worst.
+    def tail(self, matrices: Iterable[tuple[int, int]]) -> float:
+        """Most that E(w'z)^4 can be of ||w||^4, for normals, over matrices of these shapes [N, K] and vectors.
 
-        >>> LowRank("low_rank", 1).tail, LowRank("low_rank", 6).tail, LowRank("subspace", 1).tail
-        (9.0, 4.0, 27.0)
+        Of one matrix 3 + 6/r for low_rank and 3 (1 + 2/r)^2 N K / ((N + 2) (K + 2)) with r <= min(N, K) for subspace, at
+        w = a b^T; 3 for what is dense. Of several the largest (docs/methods.md).
+
+        >>> LowRank("low_rank", 6).tail([(8, 8)]), LowRank("subspace", 8).tail([(64, 64), (1, 64)])
+        (4.0, 8.727272727272728)
         """
-        r = float(self.rank)
-        return 3.0 + 6.0 / r if self.shape == "low_rank" else 3.0 * (1.0 + 2.0 / r) ** 2
+        return max([3.0, *(self._tail(rows, columns) for rows, columns in matrices)])
+
+    def _tail(self, rows: int, columns: int) -> float:
+        if self.shape == "low_rank":
+            return 3.0 + 6.0 / self.rank
+        share = rows * columns / ((rows + 2) * (columns + 2))
+        return 3.0 * (1.0 + 2.0 / min(self.rank, rows, columns)) ** 2 * share
 
     def plain(self) -> list[Any]:
         """For JSON."""
         return [self.shape, self.rank, self.refresh]
 
-    @classmethod
-    def of(cls, plain: list[Any]) -> LowRank | None:
-        """From `plain`; of an empty list None, which is dense."""
-        return cls(*plain) if plain else None
+    density = 1.0  # all weights move
 
 
 def factors(direction: Direction, window: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,8 +83,8 @@ def factors(direction: Direction, window: Window, device: torch.device) -> tuple
 
 def left_factor(direction: Direction, window: Window, device: torch.device, draw: Draw | None = None) -> torch.Tensor:
     """A [rows, r]: what a step draws; `draw`: who draws dense directions, if not `zoft.directions.draw`."""
-    form = direction.form
-    assert form is not None
+    form, direction = direction.form, replace(direction, block=None)
+    assert isinstance(form, LowRank)
     if form.shape == "low_rank":
         left = Window(window.stream, window.row, window.rows, 0, form.rank, form.rank, window.total_rows)
         return _dense(direction, left, device, draw) * _single(1.0 / math.sqrt(form.rank))
@@ -92,8 +97,8 @@ def left_factor(direction: Direction, window: Window, device: torch.device, draw
 
 def right_factor(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
     """B [columns, r]: what stays for a period, see `right_of`."""
-    form = direction.form
-    assert form is not None
+    form, direction = direction.form, replace(direction, block=None)
+    assert isinstance(form, LowRank)
     if form.shape == "low_rank":
         right = Window(window.stream, window.column, window.columns, 0, form.rank, form.rank, window.total_columns)
         return _dense(right_of(direction), right, device)
@@ -120,7 +125,7 @@ def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def right_of(direction: Direction) -> Direction:
     """The address of the right factor: equal for directions that share it."""
-    assert direction.form is not None
+    assert isinstance(direction.form, LowRank)
     return _of_period(direction, direction.form, right=True)
 
 
@@ -153,16 +158,21 @@ def _single(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float32)
 
 
-_bases: dict[tuple[int, int, int, int, torch.device], tuple[Direction, torch.Tensor]] = {}  # the last of each matrix
+Bases = dict[tuple[int, int, int, int, int, torch.device], tuple[tuple[int, int], torch.Tensor]]
+_bases: WeakKeyDictionary[LowRank, Bases] = (
+    WeakKeyDictionary()
+)  # as long as somebody holds the form: a run's source does
 
 
 def _basis(direction: Direction, stream: int, rows: int, rank: int, device: torch.device) -> torch.Tensor:
-    """Orthonormal columns [rows, rank], float32, kept until the next period."""
-    key = (stream, int(direction.domain), rows, rank, device)
-    kept = _bases.get(key)
-    if kept is None or kept[0] != direction:
+    """Orthonormal columns [rows, rank], float32, kept until the next period: the last of each matrix and direction."""
+    assert isinstance(direction.form, LowRank)
+    bases = _bases.setdefault(direction.form, {})
+    key = (stream, int(direction.domain), direction.index, rows, rank, device)
+    kept = bases.get(key)
+    if kept is None or kept[0] != direction.key:
         normals = _dense(direction, Window(stream, 0, rows, 0, rank, rank, rows), device)
-        kept = _bases[key] = (direction, orthonormal(normals).to(torch.float32))
+        kept = bases[key] = (direction.key, orthonormal(normals).to(torch.float32))
     return kept[1]
 
 

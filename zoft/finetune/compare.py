@@ -152,6 +152,12 @@ def forwards_per_step(config: RunConfig) -> int:
     from zoft.directions import DirectionSource
     from zoft.estimators import estimator
 
+    if config.zo.zo_directions_schedule != "constant":
+        raise UsageError(
+            f"zo_directions_schedule={config.zo.zo_directions_schedule} makes steps of unequal cost, so no number of steps "
+            "follows from equal forwards; take equal=steps or max_time"
+        )
+
     made = estimator(config.zo.zo_estimator, eps=config.zo.zo_eps)
     return len(made.population(DirectionSource(0).at(0, config.zo.zo_directions)))
 

@@ -24,6 +24,10 @@ NAMED: dict[str, dict[str, object]] = {
     "sign": {"zo_rule": "sign"},
     "lozo": {"zo_shape": "low_rank", "zo_rank": 2, "zo_refresh": 50},
     "subzero": {"zo_shape": "subspace", "zo_rank": 8, "zo_refresh": 100},
+    "lezo": {"zo_blocks": 4, "zo_block_order": "random"},
+    "sparse-mezo": {"zo_shape": "small_weights", "zo_sparsity": 0.75},
+    "random-mask": {"zo_shape": "random_mask", "zo_sparsity": 0.75},
+    "sphere": {"zo_distribution": "sphere"},
     "eggroll": {"zo_estimator": "es_zscore", "zo_directions": 8, "zo_shape": "low_rank", "zo_rank": 1},
 }
 # Learning rates of these are lengths, not lengths^2 / loss.

@@ -61,6 +61,8 @@ class Report:
     def _rates(self, advice: Advice) -> list[str]:
         edge, descent, best = advice.edge, advice.descent, advice.recommended
         words = "stable below, unstable above, on a full batch; optimistic for mini-batches"
+        if advice.heavy != 1.0:
+            words = "stable below the first, which is what counts: nothing closer is known of thin factors"
         if self.rule == "sign":
             words = "no edge: above it a step of this length stops descending, on a full batch"
         found = [
@@ -116,6 +118,8 @@ def measure(config: RunConfig) -> Report:
     """
     import torch
 
+    from zoft.directions.mask import Mask
+    from zoft.estimators import estimator
     from zoft.finetune.materials import gather_materials
     from zoft.rules import rule
     from zoft.stability.advice import advise
@@ -150,24 +154,34 @@ def measure(config: RunConfig) -> Report:
         examples[:] = [torch.cat([materials.objective.losses(materials.model, p) for p in batch]) for batch in batches]
         return math.fsum(value for part in examples for value in part.tolist()) / (len(batches) * size)
 
-    prober = Prober(materials.model, loss, seed=seed, backend=zo.zo_backend)
+    masked = zo.form if isinstance(zo.form, Mask) else None  # thin factors have the trace of dense directions
+    prober = Prober(materials.model, loss, seed=seed, backend=zo.zo_backend, form=masked)
     radius, noise = prober.settle(zo.zo_eps)
     radius = zo.stability_radius or radius
     measured = _measure(
         prober, examples, radius, noise, zo.stability_probes or DEFAULT_PROBES, size / len(materials.train)
     )
-    settings = rule(zo.zo_rule, **zo.rule_settings).settings()
-    norm = reference_norm(materials.model, prober.space)
-    around = Surroundings(settings, zo.zo_directions, zo.zo_eps, prober.space.elements, norm)
+    taken = estimator(zo.zo_estimator, eps=zo.zo_eps)
+    around = Surroundings(
+        rule(zo.zo_rule, **zo.rule_settings).settings(),
+        zo.zo_directions,
+        zo.zo_eps,
+        prober.space.elements,
+        reference_norm(materials.model, prober.space),
+        forwards=len(taken.population(prober.source.at(0, zo.zo_directions))),
+        lean=taken.lean,
+        tail=None if zo.form is None else zo.form.tail(prober.space.matrices),
+    )
     advice = advise(measured, around, zo)
     asked = config.training.get("learning_rate")
     bracket = None
     if advice is not None:
         bracket = lambda_max_bracket(measured.trace.value, max(measured.frobenius_squared.value, 0.0))
     momentum = f", beta={zo.zo_momentum:g}" if zo.zo_rule in ("momentum", "adam") else ""
+    shape = "" if zo.form is None else f", zo_shape={zo.zo_shape}"
     return Report(
         measured=measured, noise=noise, lambda_max=bracket, advice=advice, rule=zo.zo_rule,
-        method=f"zo_rule={zo.zo_rule}{momentum}, q={zo.zo_directions}", directions=zo.zo_directions,
+        method=f"zo_rule={zo.zo_rule}{momentum}{shape}, q={zo.zo_directions}", directions=zo.zo_directions,
         asked=float(asked) if isinstance(asked, (int, float)) else None, forwards=len(batches) * prober.forwards,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from zoft.agreement import require_same_settings
 from zoft.config import RunConfig
 from zoft.config.load import known_settings
 from zoft.config.run import FIRST_ORDER
-from zoft.directions import Distribution
+from zoft.directions import DirectionSource
 from zoft.errors import UsageError
 from zoft.finetune.clock import MaxTime
 from zoft.finetune.features import StoredFeatures
@@ -170,8 +170,8 @@ def _rehearse(config: RunConfig, materials: Materials) -> None:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said once, by the optimizer that trains
-        space = ParameterSpace(materials.model, backend_name=config.zo.zo_backend)
-        distribution = Distribution(config.zo.zo_distribution)
+        space = ParameterSpace(materials.model, backend_name=config.zo.zo_backend, blocks=config.zo.zo_blocks)
+        distribution = DirectionSource.of_law(0, config.zo.zo_distribution).distribution
         perturbation(config.zo.perturbation, space, eps=config.zo.zo_eps, distribution=distribution)
 
 

@@ -72,7 +72,13 @@ class FullAdam(Rule):
 
 def check_not_one_sign(name: str, same: str, directions: Sequence[Direction]) -> None:
     """Raises UsageError for one dense direction of signs, along which every element of g^2 is the same number."""
-    if len(directions) == 1 and directions[0].distribution is Distribution.RADEMACHER and not directions[0].form:
+    first = directions[0]
+    if (
+        len(directions) == 1
+        and first.distribution is Distribution.RADEMACHER
+        and not first.form
+        and first.block is None
+    ):
         raise UsageError(
             f"zo_rule={name} keeps a second moment for every weight, and with zo_directions=1 and zo_distribution=rademacher "
             f"all of them are one number: take zo_rule={same}, which is the same step, or more directions"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoft.backends import Move, Term
-from zoft.directions import Direction, Distribution
+from zoft.directions import Direction, Distribution, LowRank
 from zoft.errors import UsageError
 from zoft.estimate import Step
 from zoft.rules.base import Rule, State
@@ -26,7 +26,12 @@ class Sign(Rule):
     single = True
 
     def check(self, directions: Sequence[Direction]) -> None:
-        if len(directions) == 1 and directions[0].distribution is Distribution.RADEMACHER and not directions[0].form:
+        if isinstance(directions[0].form, LowRank):
+            raise UsageError(
+                f"zo_rule=sign needs dense directions of signs, whose sign is a direction itself, but "
+                f"zo_shape={directions[0].form.shape} was given, whose products are no signs; take zo_shape=dense"
+            )
+        if len(directions) == 1 and directions[0].distribution is Distribution.RADEMACHER:
             return
         raise UsageError(
             f"zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "

@@ -20,13 +20,11 @@ import math
 from typing import Any
 
 from zoft.backends import Term
-from zoft.directions import Direction, Distribution, Domain, LowRank
+from zoft.directions import Direction
 from zoft.errors import UsageError
 from zoft.estimate import Estimate
 
-Remembered = list[
-    list[Any]
-]  # one gradient: [seed, step, index, distribution, domain, coefficient, form …] per direction
+Remembered = list[list[Any]]  # one gradient: [coefficient, Direction.plain …] per direction
 
 
 def default_window(beta: float, share: float = 0.01) -> int:
@@ -65,18 +63,12 @@ def gradient(estimate: Estimate, share: float = 1.0) -> tuple[Term, ...]:
 
 def remember(estimate: Estimate) -> Remembered:
     """A gradient in plain JSON values."""
-    return [
-        [d.seed, d.step, d.index, d.distribution.value, int(d.domain), c, *(d.form.plain() if d.form else ())]
-        for d, c in zip(estimate.directions, estimate.coefficients, strict=True)
-    ]
+    return [[c, *d.plain()] for d, c in zip(estimate.directions, estimate.coefficients, strict=True)]
 
 
 def recall(remembered: Remembered) -> tuple[Term, ...]:
     """The gradient that `remember` wrote down, as terms."""
-    return tuple(
-        Term(Direction(seed, step, index, Distribution(law), Domain(domain), LowRank.of(form)), coefficient)
-        for seed, step, index, law, domain, coefficient, *form in remembered
-    )
+    return tuple(Term(Direction.of(plain), coefficient) for coefficient, *plain in remembered)
 
 
 def weighted(

@@ -35,10 +35,11 @@ class Advice:
     recommended: tuple[
         float, float
     ]  # from what learning_rate=auto would take (at most half) to what no bound would lower
+    heavy: float = 1.0  # by how much the safe edge (S1) lies below 2 q / Tr; 1 for dense directions
 
     def grade(self, lr: float, measured: Measured, directions: int) -> tuple[float, str]:
-        """(s, its level) of a learning rate that was asked for; equation (15)."""
-        s = edge_ratio(lr * self.gain, measured.trace.value, directions=directions)
+        """(s, its level) of a learning rate that was asked for, in units of the edge or of the safe one; equation (15)."""
+        s = edge_ratio(lr * self.gain * self.heavy, measured.trace.value, directions=directions)
         return s, level(s)
 
 
@@ -47,6 +48,7 @@ def advise(measured: Measured, around: Surroundings, settings: StabilitySettings
 
     Momentum, adam and sign by `Gain`, q directions as everywhere: the edges are 2 q / Tr in eta_e = gain x lr. The lower
     end of `edge` is loss_only_band's, from ||H||_F (7). Adam divides by the sqrt(p^2 / q) that was measured here, (E6).
+    Directions without a closed form (`around.tail`): the lower end is the safe edge (S1), and the other rates follow from it.
 
     Raises:
         UsageError: the edge of this rule is not known.
@@ -61,17 +63,20 @@ def advise(measured: Measured, around: Surroundings, settings: StabilitySettings
     value, error = measured.signal.read()
     sure, hoped = measured.signal.lower(), min(max(value + error, 0.0), 1.0)
     descent = (
-        descent_edge(sure, most, directions=q) / gain,
-        descent_edge(max(hoped, sure), least, directions=q) / gain,
+        descent_edge(sure, most, directions=q) / gain / around.heavy,
+        descent_edge(max(hoped, sure), least, directions=q) / gain / around.heavy,
     )
     drift = math.inf
     if settings.stability_drift is not None and around.grown and rms > 0.0:
         drift = settings.stability_drift * around.weights_norm / (rms * math.sqrt(around.elements / q)) / gain
     edge = _edge(measured, rule, gain, q)
-    shares = ((settings.stability_descent_margin, descent[1]), (settings.stability_margin, edge[1]), (1.0, drift))
+    allowed = edge[1] / around.heavy
+    if around.tail is not None:
+        edge = min(edge[0], edge[1] * least / most / around.heavy), edge[1]
+    shares = ((settings.stability_descent_margin, descent[1]), (settings.stability_margin, allowed), (1.0, drift))
     high = min(share * bound for share, bound in shares if share is not None)
     low = min(0.5 * settings.stability_auto_margin * descent[0], 0.5 * high)
-    return Advice(gain, edge, descent, drift, (low, high))
+    return Advice(gain, edge, descent, drift, (low, high), around.heavy)
 
 
 def _edge(measured: Measured, rule: Gain, gain: float, q: int) -> tuple[float, float]:

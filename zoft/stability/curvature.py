@@ -28,19 +28,33 @@ class CurvatureWatch:
     floor.
 
     At radius eps the losses of the training step are half a probe: one more forward, the centre, completes it.
+
+    Where a step moves one of several blocks of layers, what is read is the trace of that block's own part of H: each block has
+    averages of its own, and whoever sets `block` says which are meant.
     """
 
-    def __init__(self, settings: StabilitySettings, eps: float, forwards: int) -> None:
+    def __init__(self, settings: StabilitySettings, eps: float, forwards: int, blocks: int = 1) -> None:
         self.settings, self.eps, self.step_forwards = settings, eps, forwards  # of one training step
+        self.block = 0  # that the present step moves
         self.noise = settings.stability_loss_noise  # delta; None: not measured yet
         self.radius = settings.stability_radius or (eps if self.noise is not None else eps / 2.0)
         self.settled = False  # has the first reading been taken, and a radius found
-        self.seen = Average(settings.stability_ema)  # every finite reading
-        self.kept = Average(settings.stability_ema)  # those that may be believed: what a cap is made of
+        self._seen = [Average(settings.stability_ema) for _ in range(blocks)]
+        self._kept = [Average(settings.stability_ema) for _ in range(blocks)]
         self.held = 0  # readings that were not believed
         self.forwards = 0  # spent on probes, one for each point asked for
         self.last: Reading | None = None
-        self._next = 0  # step of the next reading
+        self._next = [0] * blocks  # step of the next reading
+
+    @property
+    def seen(self) -> Average:
+        """Every finite reading of the block."""
+        return self._seen[self.block]
+
+    @property
+    def kept(self) -> Average:
+        """Those that may be believed: what a cap is made of."""
+        return self._kept[self.block]
 
     @property
     def free(self) -> bool:
@@ -49,13 +63,13 @@ class CurvatureWatch:
 
     @property
     def every(self) -> int:
-        """Steps between readings."""
+        """Steps between readings of one block."""
         cost = 1 if self.free else 1 + 2 * max(1, self.settings.stability_probes)
-        return self.settings.stability_every or math.ceil(cost / (COST * self.step_forwards))
+        return len(self._next) * (self.settings.stability_every or math.ceil(cost / (COST * self.step_forwards)))
 
     def points(self, step: int, dense: bool = False) -> tuple[ProbePoint, ...]:
         """What to evaluate in this step: nothing, the centre, or it and pairs of probes; `dense`: in any case."""
-        if step < self._next and not dense:
+        if step < self._next[self.block] and not dense:
             return ()
         radii: tuple[float, ...] = (self.radius,)
         count = max(1, self.settings.stability_probes)
@@ -74,7 +88,7 @@ class CurvatureWatch:
             return
         self.forwards += len(evidence.points)
         centre, losses = evidence.points[0], evidence.points[1:]
-        self._next = evidence.step + (self.every if self.settled else 1)
+        self._next[self.block] = evidence.step + (self.every if self.settled else 1)
         if self.free and not evidence.pairs:  # an estimator without pairs: probes of its own from now on
             self.radius = self.eps * (1.0 + 2.0**-20)
             return
@@ -106,7 +120,7 @@ class CurvatureWatch:
         if self.settings.stability_radius is None and believable:
             least = math.sqrt(noise_floor(self.noise, 1.0) / (FLOOR_SHARE * abs(reading.value)))  # (P4), solved for mu
             self.radius = max(self.eps, least)
-        self._next = step + self.every
+        self._next[self.block] = step + self.every
         for probe in wide:
             self._average(probe, reading.noise_floor)
 
@@ -126,25 +140,31 @@ class CurvatureWatch:
     def pessimistic(self, deviations: float = 1.0) -> float | None:
         """The trace that caps are made of: the average of believed readings and one standard error; None: none yet.
 
+        Of a block without one, the largest of the others'.
+
         Readings that are negative, not finite or below their floor change nothing here, so they never lift a cap.
         Leaving them out biases this average upwards and the cap downwards, which is the safe side.
         """
-        if self.kept.count == 0:
-            return None
-        error = self.kept.error
-        return self.kept.value + (deviations * error if math.isfinite(error) else self.kept.value)
+        known = [self.kept] if self.kept.count else [kept for kept in self._kept if kept.count]
+        return max((_upper(kept, deviations) for kept in known), default=None)
 
     def state(self) -> dict[str, Any]:
         return {
-            "noise": self.noise, "radius": self.radius, "settled": self.settled, "seen": self.seen.state(),
-            "kept": self.kept.state(), "held": self.held, "forwards": self.forwards, "next": self._next,
+            "noise": self.noise, "radius": self.radius, "settled": self.settled,
+            "seen": [seen.state() for seen in self._seen], "kept": [kept.state() for kept in self._kept],
+            "held": self.held, "forwards": self.forwards, "next": list(self._next),
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         self.noise, self.radius, self.settled = state["noise"], state["radius"], state["settled"]
-        self.seen.load(state["seen"])
-        self.kept.load(state["kept"])
-        self.held, self.forwards, self._next = state["held"], state["forwards"], state["next"]
+        for averages, states in ((self._seen, state["seen"]), (self._kept, state["kept"])):
+            for average, one in zip(averages, states, strict=True):
+                average.load(one)
+        self.held, self.forwards, self._next = state["held"], state["forwards"], list(state["next"])
+
+
+def _upper(kept: Average, deviations: float) -> float:
+    return kept.value + (deviations * kept.error if math.isfinite(kept.error) else kept.value)
 
 
 def rounding_noise(wide: Sequence[float], near: Sequence[float], radius: float) -> float:

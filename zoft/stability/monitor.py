@@ -39,6 +39,10 @@ SQUARE_DECAY = 0.95  # of the mean square slope in the drift bound
 SIZE_DECAY = 0.99  # of the mean size of a slope, by which sign descent is measured
 
 
+def _all_layers(step: int) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """What the monitor must know of a run and cannot see in losses."""
@@ -54,12 +58,23 @@ class Surroundings:
     forwards: int | None = None  # of one training step; None: 2 q
     lean: float = 0.0  # a one-sided slope is z'grad L + lean z'Hz [length]
     stretch: Callable[[], float] = lambda: 1.0  # root mean square of an element of a direction
+    block: Callable[[int], int | None] = _all_layers  # of layers, that a step moves; None: all
+    sizes: tuple[int, ...] = ()  # weights that a step moves in each block; (): there is one, and all
     tail: float | None = None  # most that E(w'z)^4 can be of ||w||^4, for directions without a closed form
 
     @property
     def step_forwards(self) -> int:
         """Of one training step."""
         return self.forwards or 2 * self.directions
+
+    def moving(self, step: int) -> int:
+        """How many weights this step moves."""
+        return self.sizes[self.block(step) or 0] if self.sizes else self.elements
+
+    @property
+    def heavy(self) -> float:
+        """How far below 2 q / Tr every step size is stable, where there is no closed form; (S1) of docs/methods.md."""
+        return 1.0 if self.tail is None else self.tail + self.directions - 1.0
 
     @property
     def pair(self) -> float:
@@ -84,7 +99,7 @@ class StabilityMonitor:
 
     def __init__(self, settings: StabilitySettings, around: Surroundings) -> None:
         self.settings, self.around = settings, around
-        self.curvature = CurvatureWatch(settings, around.eps, around.step_forwards)
+        self.curvature = CurvatureWatch(settings, around.eps, around.step_forwards, max(1, len(around.sizes)))
         self.signal = SignalFraction(around.batch_fraction)
         self.gain = Gain(around.rule)
         self.lambda_max = settings.stability_lambda_max  # l_1, where somebody measured it
@@ -95,9 +110,10 @@ class StabilityMonitor:
         self.limits: dict[str, float] = {}  # of the last step, bound -> largest learning rate
         self.lr_requested = self.lr_used = math.nan
         self.steps = 0  # spent
+        self.forwards = 0  # of the steps themselves, a micro-batch
         self._square = Average(SQUARE_DECAY)
         self._size = Average(SIZE_DECAY)
-        self._chosen = 0.0  # eta_e of learning_rate=auto
+        self._chosen = [0.0] * max(1, len(around.sizes))  # eta_e of learning_rate=auto, of each block of layers
         self._gain = 1.0
         self._flat = False  # has it been said that there is no curvature to choose by
         self._past: float | None = None  # mean normalisation of the steps in the momentum
@@ -109,12 +125,18 @@ class StabilityMonitor:
 
     def request(self, step: int) -> Request:
         """See `zoft.governor.Governor`."""
+        self.curvature.block = self.around.block(step) or 0
         return Request(self.curvature.points(step, dense=self.measuring))
 
     def decide(self, evidence: Evidence) -> Decision:
         """See `zoft.governor.Governor`. Losses that are not finite change nothing that was known."""
+        self.curvature.block = self.around.block(evidence.step) or 0
         self.curvature.absorb(evidence)
         slopes = evidence.slopes
+        if len(slopes) != self.around.directions:  # by a schedule
+            self.around = replace(self.around, directions=len(slopes), forwards=evidence.forwards or None)
+            self.curvature.step_forwards = self.around.step_forwards
+        self.forwards += self.around.step_forwards
         square = math.fsum(p * p for p in slopes) / len(slopes)  # p^2, mean over directions
         if not math.isfinite(square):
             self.lr_requested, self.lr_used = evidence.lr, 0.0
@@ -140,7 +162,7 @@ class StabilityMonitor:
         if self.bound != "none":
             self.bounded[self.bound] = self.bounded.get(self.bound, 0) + 1
         self.lr_requested, self.lr_used = wanted, lr
-        self._account(lr * self._gain, square)
+        self._account(evidence.step, lr * self._gain, square)
         return Decision(lr, capped=self.bound != "none")
 
     def _normalised(self, now: float) -> float:
@@ -162,7 +184,7 @@ class StabilityMonitor:
         trace = self.curvature.pessimistic()
         found: dict[str, float] = {}
         if trace is not None:
-            edge = 2.0 * q / trace / self._heavy
+            edge = 2.0 * q / trace / self.around.heavy
             if settings.stability_margin is not None:
                 found["curvature"] = min(settings.stability_margin * edge, self._left_edge(trace))
             signal = self.signal.lower()
@@ -173,11 +195,6 @@ class StabilityMonitor:
         if settings.stability_drift is not None and rms > 0.0 and self.around.grown:
             found["drift"] = self._walk(settings.stability_drift * self.around.weights_norm, rms)
         return found
-
-    @property
-    def _heavy(self) -> float:
-        """How far below 2 q / Tr every step size is stable, where there is no closed form; (S1) of docs/methods.md."""
-        return 1.0 if self.around.tail is None else self.around.tail + self.around.directions - 1.0
 
     def _rms(self, square: float) -> float:
         """p_rms, of this step or of the last ones, whichever is larger."""
@@ -205,9 +222,8 @@ class StabilityMonitor:
             return self._without_curvature(self._rms(square))
         if math.isnan(signal):  # no half-batches: the full-batch edge and the drift are all there is
             signal = 0.1
-        target = self.settings.stability_auto_margin * self.around.directions * signal / trace / self._heavy
-        self._chosen = min(target, self._chosen * GROWTH) if self._chosen > 0.0 else target
-        return self._chosen
+        target = self.settings.stability_auto_margin * self.around.directions * signal / trace / self.around.heavy
+        return self._settle(target, GROWTH ** len(self._chosen))
 
     def _without_curvature(self, rms: float) -> float:
         """eta_e of learning_rate=auto while no trace was positive: margin x the length that drift allows, or the pair's."""
@@ -219,16 +235,24 @@ class StabilityMonitor:
             )  # fmt: skip
         share, around = self.settings.stability_drift, self.around
         length = share * around.weights_norm if share is not None and around.grown else around.pair
-        self._chosen = self._walk(self.settings.stability_auto_margin * length, rms) if rms > 0.0 else self._chosen
-        return self._chosen
+        eta = self._walk(self.settings.stability_auto_margin * length, rms) if rms > 0.0 else math.inf
+        return self._settle(eta, math.inf)
 
-    def _account(self, eta: float, square: float) -> None:
+    def _settle(self, eta: float, growth: float) -> float:
+        """The next choice for the block that moves: `eta`, but at most `growth` times the last one. inf: the last one stays."""
+        block = self.curvature.block
+        before = self._chosen[block]
+        limit = before * growth if before > 0.0 else math.inf
+        self._chosen[block] = before if math.isinf(eta) else min(eta, limit)
+        return self._chosen[block]
+
+    def _account(self, step: int, eta: float, square: float) -> None:
         around, trace = self.around, self.curvature.seen.value
         if math.isfinite(trace):
             self.noise_paid += noise_paid(eta, trace, square, around.directions)
         if around.grown:
             length = eta * around.stretch()
-            self.drift = drift(length, square, around.weights_norm, around.elements, around.directions, self.drift)
+            self.drift = drift(length, square, around.weights_norm, around.moving(step), around.directions, self.drift)
         self.steps += 1
 
     @property
@@ -237,7 +261,7 @@ class StabilityMonitor:
         trace = self.curvature.pessimistic(0.0)
         if trace is None or not math.isfinite(self.lr_used):
             return None
-        return level(self.lr_used * self._gain * trace / (2.0 * self.around.directions))
+        return level(self.lr_used * self._gain * trace * self.around.heavy / (2.0 * self.around.directions))
 
     def metrics(self) -> dict[str, float]:
         """What goes into the log, under `stability/`; what is not known yet is left out."""
@@ -256,7 +280,7 @@ class StabilityMonitor:
         trace = self.curvature.pessimistic(0.0)
         if trace is not None:
             top = self.lambda_max if self.lambda_max is not None else trace
-            high = 2.0 * q / trace / self._gain
+            high = 2.0 * q / trace / self._gain / self.around.heavy
             found |= {"edge_low": min(self._always_safe(trace, min(top, trace)), high), "edge_high": high}
             value, _ = self.signal.read()
             if not math.isnan(value):
@@ -277,8 +301,8 @@ class StabilityMonitor:
         return {
             "curvature": self.curvature.state(), "signal": self.signal.state(),
             "square": self._square.state(), "noise_paid": self.noise_paid, "drift": self.drift, "steps": self.steps,
-            "chosen": self._chosen, "weights_norm": self.around.weights_norm, "base_lr": self.around.base_lr,
-            "bounded": dict(self.bounded), "past": self._past, "size": self._size.state(),
+            "chosen": list(self._chosen), "weights_norm": self.around.weights_norm, "base_lr": self.around.base_lr,
+            "bounded": dict(self.bounded), "past": self._past, "size": self._size.state(), "forwards": self.forwards,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -287,15 +311,15 @@ class StabilityMonitor:
         self.signal.load(state["signal"])
         self._square.load(state["square"])
         self.noise_paid, self.drift, self.steps = state["noise_paid"], state["drift"], state["steps"]
-        self._chosen, self.bounded = state["chosen"], dict(state["bounded"])
-        self._past = state["past"]
+        self._chosen, self.bounded = list(state["chosen"]), dict(state["bounded"])
+        self._past, self.forwards = state["past"], state["forwards"]
         self._size.load(state["size"])
         self.around = replace(self.around, weights_norm=state["weights_norm"], base_lr=state["base_lr"])
 
     def rewound(self, state: dict[str, Any]) -> None:
         """The weights are back where `state` was taken. What was measured since then belongs to other weights; what was
         spent since then stays spent (steps, forwards, readings not believed)."""
-        steps, bounded, watch = self.steps, self.bounded, self.curvature
+        steps, own, bounded, watch = self.steps, self.forwards, self.bounded, self.curvature
         forwards, held = watch.forwards, watch.held
         self.load_state_dict(state)
-        self.steps, self.bounded, watch.forwards, watch.held = steps, bounded, forwards, held
+        self.steps, self.forwards, self.bounded, watch.forwards, watch.held = steps, own, bounded, forwards, held

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from zoft.backends import Term
-from zoft.directions import Direction, DirectionSource, Distribution, draw
+from zoft.directions import Direction, DirectionSource, Distribution, Form, draw
 from zoft.errors import UsageError
 from zoft.perturb import Perturbation, ReadOnly, evaluation_mode
 from zoft.same_draws import SameDraws
@@ -50,11 +50,17 @@ class Prober:
     12.0
     """
 
-    def __init__(self, model: torch.nn.Module, loss: Loss, seed: int = 0, backend: str = "auto") -> None:
+    def __init__(
+        self, model: torch.nn.Module, loss: Loss, seed: int = 0, backend: str = "auto", form: Form | None = None
+    ) -> None:
+        """
+        Args:
+            form: of the directions; with a mask it is the curvature of the weights that move.
+        """
         self.model = model
         self._loss = SameDraws(lambda: float(loss()), {weight.device for weight in model.parameters()})
-        self.space = ParameterSpace(model, backend_name=backend)
-        self.source = DirectionSource(seed)
+        self.source = DirectionSource(seed, form=form)
+        self.space = ParameterSpace(model, backend_name=backend, shaped=self.source.shaped, small=self.source.small)
         self.forwards = 0  # losses taken so far
         self._view: Perturbation = ReadOnly(self.space)
 

@@ -133,6 +133,7 @@ def govern(
     if settings.stability != "off":
         from zoft.stability.reference import reference_norm  # imports torch, which settings must not
 
+        blocks, form = optimizer.source.blocks, optimizer.source.form
         around = Surroundings(
             rule=optimizer.rule.settings(),
             directions=optimizer.directions,
@@ -145,7 +146,12 @@ def govern(
             forwards=len(optimizer.estimator.population(optimizer.source.at(0, optimizer.directions))),
             lean=optimizer.estimator.lean,
             stretch=lambda: optimizer.space.momenta.stretch,
-            tail=form.tail if (form := optimizer.source.form) is not None else None,
+            block=optimizer.source.block,
+            sizes=tuple(
+                optimizer.space.elements_of(block, form.density if form else 1.0)
+                for block in range(blocks.count if blocks else 1)
+            ),
+            tail=form.tail(optimizer.space.matrices) if form is not None else None,
         )
         monitor = StabilityMonitor(settings, around)
     guard = None

@@ -15,8 +15,7 @@ NAMES = {
 def rows(monitor: StabilityMonitor) -> list[tuple[str, str]]:
     """Names and sentences: what it cost, what the learning rate was, and where the edges were at the end."""
     found = monitor.metrics()
-    steps, extra = monitor.steps, monitor.curvature.forwards
-    own = monitor.around.step_forwards * steps
+    own, extra = monitor.forwards, monitor.curvature.forwards
     told = [("forward passes", f"{own + extra:,} a micro-batch, {extra:,} of them the monitor's ({extra / own:.1%})")]
     held = [
         f"{NAMES[bound]} ({count:,} steps)"

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoft.errors import UsageError
 from zoft.limits import check_count, check_directions, check_positive, check_seed, check_share
+from zoft.schedule import Schedule
 from zoft.stability.settings import StabilitySettings
 
 if TYPE_CHECKING:
-    from zoft.directions import LowRank
+    from zoft.directions import Blocks, Form
+
+FACTORED, MASKED = ("low_rank", "subspace"), ("random_mask", "small_weights")
 
 # Rules with a second moment for every weight -> the rule that they are along one direction of signs.
 ALREADY = {"full_adam": "adam zo_momentum_buffer=full", "adamezo": "adam"}
@@ -26,8 +29,11 @@ class ZOSettings(StabilitySettings):
     """How directions are drawn, losses compared and updates written, and what keeps the learning rate in bounds."""
 
     zo_eps: float = 2**-10  # length of the step to either side, in units of the weights
-    zo_distribution: Literal["rademacher", "gaussian"] = "rademacher"
+    zo_distribution: Literal["rademacher", "gaussian", "sphere"] = "rademacher"
     zo_directions: int = 1  # q, averaged
+    zo_directions_schedule: str = (
+        "constant"  # or linear:Q@STEP, or steps:Q@STEP,… from zo_directions on (`zoft.schedule`)
+    )
     zo_direction_groups: int = 1  # of processes: each takes its share of the directions, on the same batch
     zo_check_every: int = 100  # steps between comparisons of all processes' weights; 0: never
     zo_seed: int | None = None  # None: `seed`
@@ -39,9 +45,14 @@ class ZOSettings(StabilitySettings):
     zo_estimator: Literal["two_point", "three_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
         "two_point"  # `zoft methods`
     )
-    zo_shape: Literal["dense", "low_rank", "subspace"] = "dense"  # of a matrix's direction
+    zo_shape: Literal["dense", "low_rank", "subspace", "random_mask", "small_weights"] = (
+        "dense"  # of a matrix's direction
+    )
     zo_rank: int = 2  # of low_rank and subspace
-    zo_refresh: int = 1  # steps for which the right factor (of subspace both) stays
+    zo_refresh: int = 1  # steps for which the right factor (of subspace both), or a random mask, stays
+    zo_sparsity: float = 0.75  # of the masks: the share of each matrix that stands still
+    zo_blocks: int = 1  # of layers, of which each step moves one; 1: all layers in every step
+    zo_block_order: Literal["cyclic", "random"] = "cyclic"
     zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "muon", "sign"] = "sgd"
     zo_momentum: float = 0.9  # beta of all rules but sgd and sign
     zo_beta2: float = 0.99  # of the second moment of adam, full_adam and adamezo
@@ -53,19 +64,20 @@ class ZOSettings(StabilitySettings):
         super().__post_init__()
         check_positive("zo_eps", self.zo_eps)
         check_directions("zo_directions", self.zo_directions)
-        if self.zo_estimator == "fzoo" and self.zo_directions < 3:
+        counts = self.schedule.counts
+        if self.zo_estimator == "fzoo" and min(counts) < 3:
             raise UsageError(
                 f"zo_estimator=fzoo divides by the spread of the losses and needs zo_directions=3 or more (8 is usual), but "
-                f"{self.zo_directions} was given"
+                f"{min(counts)} was given"
             )
-        if self.zo_shape == "dense" and (self.zo_rank, self.zo_refresh) != (ZOSettings.zo_rank, ZOSettings.zo_refresh):
-            raise UsageError("zo_rank and zo_refresh are of thin factors; set zo_shape=low_rank or subspace with them")
+        self._check_shape()
         check_count("zo_rank", self.zo_rank)
         check_count("zo_refresh", self.zo_refresh)
         check_count("zo_direction_groups", self.zo_direction_groups)
-        if self.zo_directions % self.zo_direction_groups:
+        odd = next((count for count in counts if count % self.zo_direction_groups), None)
+        if odd is not None:
             raise UsageError(
-                f"zo_direction_groups must divide zo_directions={self.zo_directions}, but {self.zo_direction_groups} was "
+                f"zo_direction_groups must divide zo_directions={odd}, but {self.zo_direction_groups} was "
                 "given; each group of processes takes the same number of directions"
             )
         if self.zo_direction_groups > 1 and self.perturbation == "in_place":
@@ -104,7 +116,13 @@ class ZOSettings(StabilitySettings):
                 "zo_rule=hizoo tells weights apart by the squares of z's elements: it needs zo_distribution=gaussian and "
                 f"zo_shape=dense, but {self.zo_distribution} and {self.zo_shape} were given"
             )
-        name, one = self.zo_rule, (self.zo_directions, self.zo_distribution) == (1, "rademacher")
+        if self.zo_rule in ("hizoo", "muon") and self.zo_blocks > 1:
+            raise UsageError(
+                f"zo_rule={self.zo_rule} spends tensors of every weight in every step, and zo_blocks={self.zo_blocks} shows it "
+                "one block's: take zo_blocks=1, or another rule"
+            )
+        most = max(self.schedule.counts)
+        name, one = self.zo_rule, (most, self.zo_distribution) == (1, "rademacher")
         check_share("zo_momentum", self.zo_momentum)
         check_share("zo_beta2", self.zo_beta2)
         if self.zo_momentum_window is not None:
@@ -116,9 +134,14 @@ class ZOSettings(StabilitySettings):
         if name == "sign" and not one:
             raise UsageError(
                 "zo_rule=sign needs zo_directions=1 and zo_distribution=rademacher, where the sign of g is a direction "
-                f"itself, but {self.zo_directions} and {self.zo_distribution} were given"
+                f"itself, but {most} and {self.zo_distribution} were given"
             )
-        if name in ALREADY and one and self.zo_shape == "dense":
+        if name == "sign" and self.zo_shape in FACTORED:
+            raise UsageError(
+                f"zo_rule=sign needs dense directions of signs, whose sign is a direction itself, but zo_shape={self.zo_shape} "
+                "was given, whose products are no signs; take zo_shape=dense, or another rule"
+            )
+        if name in ALREADY and one and self.zo_shape == "dense" and self.zo_blocks == 1:
             raise UsageError(
                 f"zo_rule={name} keeps a second moment for every weight, and with zo_directions=1 and "
                 f"zo_distribution=rademacher all of them are one number: take zo_rule={ALREADY[name]}, which is the same step, "
@@ -146,21 +169,62 @@ class ZOSettings(StabilitySettings):
                 f"{ZOSettings.guard_rise}, or set guard=rewind"
             )
 
-    @property
-    def form(self) -> "LowRank | None":
-        """The thin factors of directions; None: dense."""
-        from zoft.directions import LowRank
+    def _check_shape(self) -> None:
+        owners = {"zo_rank": FACTORED, "zo_refresh": (*FACTORED, "random_mask"), "zo_sparsity": MASKED}
+        for name, shapes in owners.items():
+            if self.zo_shape not in shapes and getattr(self, name) != getattr(ZOSettings, name):
+                raise UsageError(f"zo_shape={self.zo_shape} has no {name}; set zo_shape={' or '.join(shapes)} with it")
+        if not (isinstance(self.zo_sparsity, int | float) and 0.0 <= self.zo_sparsity < 1.0):
+            raise UsageError(
+                f"zo_sparsity is the share of a matrix that stands still and must lie in [0, 1), not {self.zo_sparsity!r}"
+            )
+        if self.zo_distribution == "sphere" and (self.zo_shape != "dense" or self.perturbation == "in_place"):
+            raise UsageError(
+                "zo_distribution=sphere scales dense directions to one length, which read-only losses can follow, but "
+                f"zo_shape={self.zo_shape} and perturbation={self.perturbation} were given; take zo_distribution=gaussian"
+            )
+        check_count("zo_blocks", self.zo_blocks)
+        if self.zo_blocks == 1 and self.zo_block_order != ZOSettings.zo_block_order:
+            raise UsageError("zo_block_order is of several blocks; set zo_blocks=2 or more with it")
+        if self.zo_shape == "small_weights" and (
+            self.perturbation == "in_place" or self.zo_momentum_buffer == "full" or self.zo_rule == "full_adam"
+        ):
+            raise UsageError(
+                "zo_shape=small_weights reads off the weights which of them move, so noise must not be in them, and a rule's "
+                "buffer is none; take perturbation=read_only and zo_momentum_buffer=window, or another rule"
+            )
 
-        return None if self.zo_shape == "dense" else LowRank(self.zo_shape, self.zo_rank, self.zo_refresh)
+    @property
+    def form(self) -> "Form | None":
+        """The thin factors, or the mask, of directions; None: dense."""
+        from zoft.directions import LowRank, RandomMask, SmallWeights
+
+        if self.zo_shape in FACTORED:
+            return LowRank(self.zo_shape, self.zo_rank, self.zo_refresh)
+        if self.zo_shape == "random_mask":
+            return RandomMask(self.zo_sparsity, self.zo_refresh)
+        return SmallWeights(self.zo_sparsity) if self.zo_shape == "small_weights" else None
+
+    @property
+    def schedule(self) -> Schedule:
+        """q by step."""
+        return Schedule.parse(self.zo_directions_schedule, self.zo_directions)
+
+    @property
+    def blocks(self) -> "Blocks | None":
+        """The blocks of layers that steps move; None: all layers in every step."""
+        from zoft.directions import Blocks
+
+        return None if self.zo_blocks == 1 else Blocks(self.zo_blocks, self.zo_block_order)
 
     @property
     def optimizer_settings(self) -> dict[str, Any]:
         """Arguments of `zoft.ZOOptimizer`: all but learning rate, weight decay and seed, which Trainer's settings hold."""
         return {
-            "eps": self.zo_eps, "directions": self.zo_directions, "distribution": self.zo_distribution,
+            "eps": self.zo_eps, "directions": self.schedule, "distribution": self.zo_distribution,
             "perturbation": self.perturbation, "weight_rounding": self.weight_rounding, "estimator": self.zo_estimator,
-            "rule": self.zo_rule, "rule_settings": self.rule_settings, "form": self.form, "backend": self.zo_backend,
-            "direction_groups": self.zo_direction_groups,
+            "rule": self.zo_rule, "rule_settings": self.rule_settings, "form": self.form, "blocks": self.blocks,
+            "backend": self.zo_backend, "direction_groups": self.zo_direction_groups,
         }  # fmt: skip
 
     @property

@@ -31,10 +31,14 @@ class ZOConfig(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Objectives name their own columns."})
 
     zo_eps: float = field(default=ZOSettings.zo_eps, metadata={"help": "Radius of the perturbation, in weight units."})
-    zo_distribution: Literal["rademacher", "gaussian"] = field(
+    zo_distribution: Literal["rademacher", "gaussian", "sphere"] = field(
         default=ZOSettings.zo_distribution, metadata={"help": "Law of the directions z."}
     )
     zo_directions: int = field(default=ZOSettings.zo_directions, metadata={"help": "Directions averaged per step (q)."})
+    zo_directions_schedule: str = field(
+        default=ZOSettings.zo_directions_schedule,
+        metadata={"help": "q by step: constant, linear:Q@STEP, steps:Q@STEP,…"},
+    )
     zo_direction_groups: int = field(
         default=ZOSettings.zo_direction_groups, metadata={"help": "Groups of processes that share out the directions."}
     )
@@ -60,11 +64,20 @@ class ZOConfig(TrainingArguments):
     zo_estimator: Literal["two_point", "three_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
         field(default=ZOSettings.zo_estimator, metadata={"help": "From losses to an estimate; see zoft methods."})
     )
-    zo_shape: Literal["dense", "low_rank", "subspace"] = field(
-        default=ZOSettings.zo_shape, metadata={"help": "Whether a matrix's direction is a product of thin factors."}
+    zo_shape: Literal["dense", "low_rank", "subspace", "random_mask", "small_weights"] = field(
+        default=ZOSettings.zo_shape, metadata={"help": "A matrix's direction: dense, of thin factors, or masked."}
     )
     zo_rank: int = field(default=ZOSettings.zo_rank, metadata={"help": "Columns of the thin factors."})
-    zo_refresh: int = field(default=ZOSettings.zo_refresh, metadata={"help": "Steps for which factors stay."})
+    zo_refresh: int = field(default=ZOSettings.zo_refresh, metadata={"help": "Steps for which factors or a mask stay."})
+    zo_sparsity: float = field(
+        default=ZOSettings.zo_sparsity, metadata={"help": "Share of each matrix that a mask lets stand still."}
+    )
+    zo_blocks: int = field(
+        default=ZOSettings.zo_blocks, metadata={"help": "Blocks of layers, of which a step moves one; 1: all."}
+    )
+    zo_block_order: Literal["cyclic", "random"] = field(
+        default=ZOSettings.zo_block_order, metadata={"help": "Blocks in turn, or at random."}
+    )
     zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "muon", "sign"] = field(
         default=ZOSettings.zo_rule, metadata={"help": "What an estimate is spent on; see zoft methods."}
     )

@@ -42,9 +42,9 @@ def encode_compact(log: TrajectoryLog) -> bytes:
     header, steps = log.header, log.steps
     if not steps:
         raise TrajectoryError("there is nothing to publish: the log holds no steps")
-    source = header.source
+    source, counts = header.source, header.counts
     for step in steps:
-        if step.estimate.directions != source.at(step.index, header.directions):
+        if step.estimate.directions != source.at(step.index, counts.at(step.index)):
             raise TrajectoryError(f"step {step.index} used other directions than its own; publish the full log instead")
     spent, real = _kind(header)
     if spent:
@@ -58,10 +58,11 @@ def encode_compact(log: TrajectoryLog) -> bytes:
             constant[name] = values.pop()
     table = np.zeros(len(steps), _row(header, constant))
     table[FLAGS] = [int(step.flags) for step in steps]
-    nothing = [0.0] * _numbers(header)
-    table["numbers"] = [
-        nothing if step.flags.skipped else (*step.estimate.coefficients, *step.estimate.curvatures) for step in steps
-    ]
+    for row, step in zip(table["numbers"], steps, strict=True):
+        estimate = step.estimate
+        if not step.flags.skipped:
+            row[: len(estimate.coefficients)] = estimate.coefficients
+            row[header.directions : header.directions + len(estimate.curvatures)] = estimate.curvatures
     for name in (EVALUATIONS, LR, DECAY):
         if name not in constant:
             table[name] = [
@@ -96,7 +97,7 @@ def decode_compact(text: bytes, data: bytes, start: int, name: str) -> Trajector
             raise
         raise TrajectoryError(f"{name} has a header that cannot be read: {error}") from error
     table = np.frombuffer(data, row, count=plain["steps"], offset=start)
-    source = header.source
+    source, counts = header.source, header.counts
     spent, _ = _kind(header)
     columns = {key: table[key].tolist() if key in (row.names or ()) else None for key in (EVALUATIONS, LR, DECAY)}
 
@@ -108,8 +109,9 @@ def decode_compact(text: bytes, data: bytes, start: int, name: str) -> Trajector
     for place, (flags, numbers) in enumerate(zip(table[FLAGS].tolist(), table["numbers"].tolist(), strict=True)):
         index = header.first + place
         decay = value(DECAY, place)
-        q = header.directions
-        estimate = Estimate(source.at(index, q), tuple(numbers[:q]), math.nan, tuple(numbers[q:]))
+        q, most = counts.at(index), header.directions
+        curvatures = tuple(numbers[most : most + q])
+        estimate = Estimate(source.at(index, q), tuple(numbers[:q]), math.nan, curvatures)
         if spent and DECAY not in constant:
             decay = 1.0 - decay
         steps.append(Step(index, estimate, value(LR, place), decay, Flag(flags), int(value(EVALUATIONS, place))))

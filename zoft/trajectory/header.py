@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from zoft import __version__
-from zoft.directions import MAX_INDEX, DirectionSource, Distribution, LowRank
+from zoft.directions import LAWS, MAX_INDEX, Blocks, DirectionSource, form_of
 from zoft.errors import UsageError
 from zoft.naming import canonical_name
 from zoft.optimizer import ZOOptimizer
 from zoft.rules import RULES
+from zoft.schedule import Schedule
 from zoft.space import ParameterSpace
 from zoft.trajectory.errors import TrajectoryError
 from zoft.trajectory.fingerprint import frozen_fingerprint, trained_fingerprint
@@ -44,13 +45,16 @@ class Header:
     dtype: str  # that the model was loaded in: of its frozen parameters, or of the trained ones if all are trained
     seed: int
     distribution: str
-    directions: int  # q: of the population of one step
+    directions: int  # q: of the population of one step; with a schedule the largest
     capacity: int  # (direction, coefficient) pairs that a record has room for
     perturbation: str  # read_only or in_place
     estimator: dict[str, Any]  # name and settings
     rule: dict[str, Any]  # name and settings
     rounding: str
-    form: list[Any] = field(default_factory=list)  # thin factors of directions (`LowRank.plain`); empty: dense
+    form: list[Any] = field(default_factory=list)  # thin factors or mask of directions; empty: dense
+    thresholds: dict[str, float] = field(default_factory=dict)  # of small_weights, by parameter
+    blocks: list[Any] = field(default_factory=list)  # of layers, one a step (`Blocks.plain`); empty: all layers
+    schedule: list[Any] = field(default_factory=list)  # of q (`Schedule.plain`); empty: constant
     first: int = 0  # index of the first record's step
     rule_state: dict[str, Any] = field(default_factory=dict)  # before the first record
     versions: dict[str, str] = field(default_factory=dict)
@@ -64,19 +68,28 @@ class Header:
             raise TrajectoryError("the log's header is damaged: it names no trained parameters")
         if not (1 <= self.directions <= MAX_INDEX and 1 <= self.capacity <= 4 * MAX_INDEX and 0 <= self.first < 2**32):
             raise TrajectoryError("the log's header is damaged: its number of directions or first step is out of range")
-        if self.distribution not in list(Distribution) or not 0 <= self.seed < 2**32:
+        if self.distribution not in LAWS or not 0 <= self.seed < 2**32:
             raise TrajectoryError(
                 f"the log's header is damaged: seed {self.seed}, distribution {self.distribution!r:.60}"
             )
         try:
-            LowRank.of(self.form)
-        except (TypeError, UsageError) as error:
-            raise TrajectoryError(f"the log's header is damaged: form {self.form!r:.60}") from error
+            form_of(self.form)
+            Blocks.of(self.blocks)
+            if max(self.counts.counts) != self.directions:
+                raise UsageError("another number of directions than its schedule has")
+        except (TypeError, ValueError) as error:
+            shape = f"form {self.form!r:.60}, blocks {self.blocks!r:.60}, schedule {self.schedule!r:.60}"
+            raise TrajectoryError(f"the log's header is damaged: {shape}") from error
 
     @property
     def source(self) -> DirectionSource:
         """Where the run's directions come from."""
-        return DirectionSource(self.seed, Distribution(self.distribution), LowRank.of(self.form))
+        return DirectionSource.of_law(self.seed, self.distribution, form_of(self.form), Blocks.of(self.blocks))
+
+    @property
+    def counts(self) -> Schedule:
+        """q by step."""
+        return Schedule.of(self.schedule or [[0, self.directions]])
 
     @property
     def curved(self) -> bool:
@@ -128,14 +141,17 @@ def describe(
         base=base,
         dtype=_loaded_dtype(optimizer),
         seed=optimizer.source.seed,
-        distribution=optimizer.source.distribution.value,
-        directions=optimizer.directions,
-        capacity=optimizer.directions if capacity is None else capacity,
+        distribution=optimizer.source.law,
+        directions=max(optimizer.schedule.counts),
+        capacity=max(optimizer.schedule.counts) if capacity is None else capacity,
         perturbation=optimizer.perturbation.name,
         estimator=optimizer.estimator.settings(),
         rule=optimizer.rule.settings(),
         rounding=space.rounding.value,
         form=optimizer.source.form.plain() if optimizer.source.form else [],
+        thresholds=dict(space.thresholds),
+        blocks=optimizer.source.blocks.plain() if optimizer.source.blocks else [],
+        schedule=optimizer.schedule.plain() if len(optimizer.schedule.parts) > 1 else [],
         first=optimizer.steps,
         rule_state=optimizer.rule_state,
         versions={"zoft": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -86,13 +86,13 @@ class Writes:
         except (UsageError, TypeError, ValueError) as error:
             raise TrajectoryError(f"this version of zoft cannot replay the log: {error}") from error
         self._source = header.source
-        self._directions = header.directions
+        self._counts = header.counts
         self._in_place = header.perturbation == "in_place"
 
     def of(self, step: Step) -> Iterator[tuple[Move, bool]]:
         """(move, whether it is the update) pairs; the in-place sweeps of each micro-batch come before the update."""
         if self._in_place:
-            population = self._estimator.population(self._source.at(step.index, self._directions))
+            population = self._estimator.population(self._source.at(step.index, self._counts.at(step.index)))
             path = in_place_path(population)
             for _ in range(step.evaluations):
                 yield from ((move, False) for move in path)
@@ -115,9 +115,9 @@ def matching_space(
     backend: str = "auto",
     rounding: str | None = None,
     buffers: Sequence[str] | None = None,
-    factored: bool | None = None,
+    shaped: bool | None = None,
 ) -> ParameterSpace:
-    """The log's parameters in `model`, with the log's rounding, rule's buffers and form of directions (or others).
+    """The log's parameters in `model`, with its rounding, rule's buffers, form and blocks of directions (or others).
 
     Raises:
         TrajectoryError: names, shapes or dtypes differ; the message says which.
@@ -128,8 +128,11 @@ def matching_space(
             rounding=rounding or header.rounding,
             backend_name=backend,
             buffers=rule_of(header).buffers if buffers is None else buffers,
-            factored=bool(header.form) if factored is None else factored,
+            shaped=header.source.shaped if shaped is None else shaped,
+            blocks=header.blocks[0] if header.blocks else 1,
+            small=header.source.small,
         )
+        space.load_thresholds(header.thresholds)
     mine = {p.name: p for p in parameters(space)}
     for theirs in header.parameters:
         here = mine.get(theirs.name)
@@ -171,8 +174,19 @@ def merge(model: nn.Module, logs: Sequence[tuple[TrajectoryLog, float]], *, back
     dtypes = {parameter.dtype for log, _ in logs for parameter in log.header.parameters}
     rounding = Rounding.STOCHASTIC if "float16" in dtypes else Rounding.RESIDUAL16
     buffers = list(dict.fromkeys(kind for log, _ in logs for kind in rule_of(log.header).buffers))
-    factored = any(log.header.form for log, _ in logs)
-    space = matching_space(model, header, backend, rounding, buffers, factored)
+    shaped = any(log.header.source.shaped for log, _ in logs)
+    divided = {log.header.blocks[0] for log, _ in logs if log.header.blocks}
+    if len(divided) > 1:
+        raise TrajectoryError(
+            f"the logs divide the layers into {' and '.join(map(str, sorted(divided)))} blocks; merge runs of one zo_blocks"
+        )
+    if any(log.header.thresholds for log, _ in logs):
+        raise TrajectoryError(
+            "a run with zo_shape=small_weights moves what is small where it stands; that is no sum of directions and cannot "
+            "be scaled: merge other runs"
+        )
+    header = next((log.header for log, _ in logs if log.header.blocks), header)
+    space = matching_space(model, header, backend, rounding, buffers, shaped)
     for log, _ in logs:
         if log.header.parameters != header.parameters:
             raise TrajectoryError("the logs trained different parameters; merge runs that trained the same ones")

@@ -231,6 +231,13 @@ def _setup(config: Any) -> Setup:
         raise UsageError(f"task=eos knows zo_rule sgd, momentum and adam, not {zo.zo_rule}")
     if zo.zo_estimator != "two_point":
         raise UsageError(f"task=eos knows zo_estimator two_point, not {zo.zo_estimator}")
+    for name in ("zo_shape", "zo_blocks", "zo_directions_schedule"):
+        if getattr(zo, name) != getattr(type(zo), name):
+            raise UsageError(
+                f"task=eos takes dense steps of all weights, with one q; leave {name}={getattr(zo, name)} out"
+            )
+    if zo.zo_distribution == "sphere":
+        raise UsageError("task=eos knows zo_distribution rademacher and gaussian, not sphere")
     batch = training.get("per_device_train_batch_size")
     return Setup(
         lr=lr, steps=int(training.get("max_steps", Setup.steps)), rule=zo.zo_rule, beta=zo.zo_momentum,

@@ -1,0 +1,91 @@
+"""Directions with thin factors or a mask, or of one block of layers, for any backend.
+
+Matrices go through plain torch where there are factors or a random mask, all else through the backend. Parameters outside a
+direction's block are not touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from zoft.backends.base import Backend, Move, Point, Rounding, Target, Term
+from zoft.backends.reference import ReferenceBackend
+from zoft.directions import Direction, factors, for_window, sees
+
+
+class ShapedBackend(Backend):
+    """The ops of `zoft.backends.base` along directions of which some have a form or a block.
+
+    A step's update forms A B^T panel by panel. Its losses need not: `thin` gives the factors for `Backend.low_rank`.
+    """
+
+    def __init__(self, inner: Backend) -> None:
+        self.name = inner.name
+        self.inner, self._plain = inner, ReferenceBackend()
+
+    def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
+        self.sweep_((target,), moves, rounding)
+
+    def sweep_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
+        alike: dict[tuple[int, bool], list[Target]] = {}  # see the same moves
+        for target in targets:
+            alike.setdefault((target.window.block, target.window.total_columns == 1), []).append(target)
+        for group in alike.values():
+            seen = _moves(moves, group[0])
+            if seen:
+                self._of(group[0], seen).sweep_(group, seen, rounding)
+                continue
+            for target in group:
+                if target.out is not None:
+                    target.out.detach().copy_(target.weight.detach())
+
+    def dot(self, target: Target, direction: Direction) -> torch.Tensor:
+        if not sees(direction, target.window):
+            wide = torch.float64 if target.weight.dtype is torch.float64 else torch.float32
+            return torch.zeros((), dtype=wide, device=target.weight.device)
+        seen = _seen((Term(direction, 1.0),), target)
+        return self._of(target, [Move(seen)]).dot(target, seen[0].direction)
+
+    def panel_pair(
+        self,
+        target: Target,
+        points: Sequence[Point],
+        copies: torch.Tensor,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
+    ) -> None:
+        seen, shown = _moves(moves, target), [_seen(p, target) for p in points]
+        self._of(target, [*seen, *map(Move, shown)]).panel_pair(target, shown, copies, seen, rounding)
+
+    def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
+        shown = [_seen(p, target) for p in points]
+        return self._of(target, [*map(Move, shown)]).perturbed_embedding(ids, target, shown)
+
+    def _of(self, target: Target, seen: Sequence[Move]) -> Backend:
+        """Who computes these moves of this target."""
+        dense = all(term.direction.form is None for move in seen for term in move.terms)
+        return self.inner if dense else self._plain
+
+
+def _seen(terms: Point, target: Target) -> Point:
+    """The terms as this target sees them."""
+    window = target.window
+    return tuple(Term(for_window(t.direction, window), t.scale) for t in terms if sees(t.direction, window))
+
+
+def _moves(moves: Sequence[Move], target: Target) -> list[Move]:
+    """The moves as this target sees them, without those that leave it as it is: a stored weight rounds to itself."""
+    seen = (replace(move, terms=_seen(move.terms, target)) for move in moves)
+    return [move for move in seen if move.terms or move.decay != 1.0]
+
+
+def thin(point: Point, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors [1, rows, r] and [1, columns, r], in the weight's dtype, whose product is the whole displacement of a point."""
+    weight, window = target.weight, target.window
+    pairs = [(term.scale, *factors(term.direction, window, weight.device)) for term in _seen(point, target)]
+    left = torch.cat([a * scale for scale, a, _ in pairs], dim=1)
+    right = torch.cat([b for _, _, b in pairs], dim=1)
+    return left.to(weight.dtype).unsqueeze(0), right.to(weight.dtype).unsqueeze(0)

@@ -1,0 +1,33 @@
+"""Settings of an optimizer that cannot go together with each other, or with a model: refused before the first loss."""
+
+from __future__ import annotations
+
+from zoft.backends.scaled import ScaledBackend
+from zoft.directions import DirectionSource
+from zoft.errors import UsageError
+from zoft.space import ParameterSpace
+
+
+def check_together(source: DirectionSource, space: ParameterSpace, *, perturbation: str, groups: int) -> None:
+    """Raises UsageError: the message says what, why and what to take instead."""
+    in_place = perturbation == "in_place"
+    if space.sharded and (groups > 1 or in_place):
+        raise UsageError(
+            "a sharded model is gathered by all ranks at once, for the same points: leave zo_direction_groups at 1, and "
+            "take perturbation=read_only"
+        )
+    if source.sphere and (in_place or space.sharded):
+        raise UsageError(
+            "zo_distribution=sphere needs the length of z over all weights, which is in no record and which no part of a "
+            "model knows: take perturbation=read_only and an unsharded model, or zo_distribution=gaussian"
+        )
+    if isinstance(space.backend, ScaledBackend) and (source.sphere or source.blocks is not None):
+        raise UsageError(
+            "zo_rule=hizoo ages the curvature of every weight by the squares of normals in every step: take "
+            "zo_distribution=gaussian and zo_blocks=1, or another rule"
+        )
+    if source.small is not None and (in_place or space.momenta):
+        raise UsageError(
+            "zo_shape=small_weights reads off the weights which of them move, so noise must not be in them, and a rule's "
+            "buffer is none; take perturbation=read_only and zo_momentum_buffer=window, or another rule"
+        )
