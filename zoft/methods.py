@@ -56,7 +56,7 @@ class WayRow:
     paper: str
 
 
-RAW, WEIGHTS = "weights^2 / loss", "weights"
+RAW, WEIGHTS, OF_ESTIMATOR = "weights^2 / loss", "weights", "the estimator's"
 FROM_STEP = "no closed form: see below"
 ESTIMATOR_ROWS = {
     "two_point": EstimatorRow("2q", "1 / 2q+1", "gradient, smoothed", RAW, "2q/Tr", "Spall 1992; Malladi 2023"),
@@ -72,8 +72,8 @@ ESTIMATOR_ROWS = {
     "es_rank": EstimatorRow("2q", "1 / 2q+1", "rho x unit gradient", WEIGHTS, FROM_STEP, "Salimans et al. 2017"),
 }
 RULE_ROWS = {
-    "sgd": RuleRow("q", "0", "the estimator's", "2q/Tr", "Spall 1992"),
-    "momentum": RuleRow("44q; full: q", "0; full: 4", "the estimator's", "2q(1-beta)/Tr", "Polyak 1964"),
+    "sgd": RuleRow("q", "0", OF_ESTIMATOR, "2q/Tr", "Spall 1992"),
+    "momentum": RuleRow("44q; full: q", "0; full: 4", OF_ESTIMATOR, "2q(1-beta)/Tr", "Polyak 1964"),
     "adam": RuleRow("44q; full: q", "0; full: 4", WEIGHTS, "2q sqrt(v)/Tr", "Kingma & Ba 2015"),
     "full_adam": RuleRow("q", "8", WEIGHTS, "2q sqrt(2 v/pi)/Tr, safe", "Kingma & Ba 2015; Malladi 2023"),
     "adamezo": RuleRow("44q", "0", WEIGHTS, "2q sqrt(2 v/pi)/Tr, safe", "Cai 2026"),

@@ -64,6 +64,7 @@ class MeZO(torch.optim.Optimizer):
         self.steps = 0  # optimizer steps so far
         self.skipped = 0  # it never skips one
         self.directions = 1
+        self.forwards = 2  # of a micro-batch in a step
         self.last: float | None = None  # the projected gradient of the last step
         self._parts: list[Part] = []  # the micro-batches of the step to come
         self._generators = {

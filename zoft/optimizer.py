@@ -163,6 +163,11 @@ class ZOOptimizer(torch.optim.Optimizer):
             )
         super().add_param_group(param_group)
 
+    @property
+    def forwards(self) -> int:
+        """Losses that this process takes of a micro-batch for the step to come, beside those that the governor asks for."""
+        return len(self.spread.mine(self.estimator.population(self.source.at(self.steps, self.directions))))
+
     def accumulate(self, closure: Loss, divisor: int | None = None, *, hold: bool = False) -> float:
         """Take the losses of one micro-batch at all points of this step's population.
 

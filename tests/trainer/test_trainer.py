@@ -319,6 +319,9 @@ def test_seed_directions_and_flops(tiny_model, arguments, rows) -> None:
     assert len(one.zo.last.estimate.coefficients) == 3
     single = trained(tiny_model(), arguments, rows, max_steps=1)
     assert one.state.total_flos == 3 * single.state.total_flos
+    for name, forwards in (("one_sided", 4), ("conservative", 7), ("fzoo", 4)):
+        other = trained(tiny_model(), arguments, rows, max_steps=1, zo_directions=3, zo_estimator=name)
+        assert 2 * other.state.total_flos == forwards * single.state.total_flos
     inputs = {"input_ids": rows[0]["input_ids"][None]}
     assert single.floating_point_ops(inputs) == 4 * 12 * single.model.num_parameters(exclude_embeddings=True)
 

@@ -11,7 +11,8 @@ from zoft.distributed import gather
 
 
 class MaxTime(TrainerCallback):
-    """Stops training at the end of the step in which `seconds` of wall-clock time have passed since training began.
+    """Stops training at the end of the step in which `seconds` of wall-clock time have passed since training began,
+    with an evaluation and a checkpoint there if the run makes any.
 
     The slowest rank's clock decides for all, so that no rank waits for one that has left.
     """
@@ -27,4 +28,6 @@ class MaxTime(TrainerCallback):
         elapsed = max(row[0] for row in gather([time.monotonic() - self._start]))
         if elapsed >= self.seconds:
             control.should_training_stop = True
-            control.should_log = control.should_evaluate = control.should_save = True
+            control.should_log = True
+            control.should_evaluate |= args.eval_strategy != "no"
+            control.should_save |= args.save_strategy != "no"

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from zoft.config.run import FIRST_ORDER
+from zoft.methods import ESTIMATOR_ROWS, OF_ESTIMATOR, RAW, RULE_ROWS, WEIGHTS
+from zoft.trainer.settings import ZOSettings
+
 NAMED: dict[str, dict[str, object]] = {
     "one-sided": {"zo_estimator": "one_sided", "zo_directions": 3},
     "conservative": {"zo_estimator": "conservative"},
@@ -30,8 +37,6 @@ NAMED: dict[str, dict[str, object]] = {
     "sphere": {"zo_distribution": "sphere"},
     "eggroll": {"zo_estimator": "es_zscore", "zo_directions": 8, "zo_shape": "low_rank", "zo_rank": 1},
 }
-# Learning rates of these are lengths, not lengths^2 / loss.
-IN_WEIGHTS = {"fzoo", "es", "es-rank", "eggroll", "adam", "full-adam", "adamezo", "muon", "sign"}
 
 
 def settings_of(name: str) -> list[str]:
@@ -42,3 +47,20 @@ def settings_of(name: str) -> list[str]:
     """
     own = NAMED.get(name)
     return [f"method={name}"] if own is None else ["method=zo", *(f"{key}={value}" for key, value in own.items())]
+
+
+def unit_of_rate(settings: Mapping[str, Any]) -> str:
+    """What the learning rate of a run is counted in: by its method, estimator and rule, whatever it is called.
+
+    >>> unit_of_rate({"zo_rule": "momentum"}), unit_of_rate({"zo_estimator": "fzoo"}), unit_of_rate({"method": "adamw"})
+    ('weights^2 / loss', 'weights', 'weights')
+    """
+    method = settings.get("method", "zo")
+    if method in FIRST_ORDER:
+        return RAW if settings.get("optim") == "sgd" else WEIGHTS
+    if method == "mezo":
+        return RAW
+    unit = RULE_ROWS[settings.get("zo_rule", ZOSettings.zo_rule)].unit
+    if unit != OF_ESTIMATOR:
+        return unit
+    return ESTIMATOR_ROWS[settings.get("zo_estimator", ZOSettings.zo_estimator)].unit

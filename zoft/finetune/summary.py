@@ -34,6 +34,11 @@ class Summary:
     peak_bytes: int | None = None  # of tensors in one step, on the device; None: not measured
     official: dict[str, tuple[float, float]] = field(default_factory=dict)  # other metrics, before and after
 
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether `before` and `after` are losses: all metrics grow with what is right."""
+        return self.metric == "loss"
+
     @classmethod
     def of(
         cls,

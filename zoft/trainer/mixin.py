@@ -279,8 +279,8 @@ class ZOMixin(LightCheckpoints):
         }
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor | Any]) -> int:
-        """2 N per token and forward; Trainer counts 6 N for forward and backward."""
-        forwards = 2 if self.zo is None else 2 * self.zo.directions // self._groups
+        """2 N per token and each forward that the estimator asks for; Trainer counts 6 N for forward and backward."""
+        forwards = 2 if self.zo is None else self.zo.forwards
         return super().floating_point_ops(inputs) * 2 * forwards // 6
 
 
