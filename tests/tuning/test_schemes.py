@@ -1,5 +1,6 @@
 """Every scheme on every family: trains, is saved as plain PEFT and Transformers load it, resumes and replays bit for bit."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tuning.conftest import FAMILIES
+from tests.tuning.conftest import FAMILIES, MASKED, WITHOUT_BIASES
 from zoft import from_trajectory
 from zoft.finetune import main
 
 SCHEMES = ("full", "lora", "prefix", "prompt", "head", "last_k", "bias")
-CASES = [(f, s) for f in FAMILIES for s in SCHEMES if (f, s) != ("llama", "bias")]  # Llama has no biases
+CASES = [(f, s) for f in FAMILIES for s in SCHEMES if s != "bias" or f not in WITHOUT_BIASES]
+HEADS = {"gpt_neox": "embed_out", "bert": "cls"}  # what the output head is called; elsewhere some kind of head
 
 
 def arguments(model: Path, data: Path, out: Path, tuning: str, **changes: Any) -> list[str]:
@@ -29,7 +31,7 @@ def plainly_loaded(kind: str, folder: Path, base: Path) -> Any:
     import transformers as hf
     from peft import PeftModel
 
-    auto = hf.AutoModelForMaskedLM if kind == "roberta" else hf.AutoModelForCausalLM
+    auto = hf.AutoModelForMaskedLM if kind in MASKED else hf.AutoModelForCausalLM
     if not (folder / "adapter_config.json").is_file():
         return auto.from_pretrained(folder)
     return PeftModel.from_pretrained(auto.from_pretrained(base), folder)
@@ -61,11 +63,33 @@ def test_a_scheme_trains_saves_loads_resumes_and_replays(kind, tuning, family, r
     if tuning == "bias":
         assert all(name.endswith("bias") for name in moved)
     if tuning == "head":
-        assert all("head" in name for name in moved) and not plain.config.tie_word_embeddings
+        assert all(HEADS.get(kind, "head") in name for name in moved) and not plain.config.tie_word_embeddings
     if tuning == "last_k":
         assert all(".1." in name for name in moved)
     if tuning in ("lora", "prefix", "prompt"):
         assert weight_file(whole).name.startswith("adapter")
+
+
+@pytest.mark.parametrize("method", ["zo", "mezo", "adamw"])
+def test_a_head_that_the_file_calls_otherwise_is_gone_on_with(method, family, reviews, tmp_path: Path) -> None:
+    """GPT-NeoX's is `embed_out` in files and `lm_head` in memory: resumed, and loaded as the best, by every method."""
+    base, whole, part = family("gpt_neox"), tmp_path / "whole", tmp_path / "part"
+    changes: dict[str, Any] = {"method": method, "eval_strategy": "steps", "eval_steps": 2}
+    if method != "zo":
+        changes["learning_rate"] = 1e-2
+    given = [a for a in arguments(base, reviews, whole, "full", **changes) if method == "zo" or a != "stability=off"]
+    assert main([*given, "load_best_model_at_end=true"]) == 0
+    best = {name: load_file(whole / name / "model.safetensors") for name in ("checkpoint-2", "checkpoint-4")}
+    kept = load_file(whole / "model.safetensors")
+    assert not torch.equal(best["checkpoint-2"]["embed_out.weight"], best["checkpoint-4"]["embed_out.weight"])
+    state = json.loads((whole / "checkpoint-4/trainer_state.json").read_text())
+    chosen = best[Path(state["best_model_checkpoint"]).name]
+    assert all(torch.equal(value, chosen[name]) for name, value in kept.items())
+    given = [a.replace(str(whole), str(part)) for a in given]
+    assert main([*given, f"resume_from_checkpoint={whole / 'checkpoint-2'}"]) == 0
+    assert (part / "checkpoint-4/model.safetensors").read_bytes() == (
+        whole / "checkpoint-4/model.safetensors"
+    ).read_bytes()
 
 
 def test_a_classifiers_new_head_is_trained_and_kept(tmp_path: Path, reviews) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.tuning.conftest import FAMILIES, model_of
+from tests.tuning.conftest import CAUSAL, FAMILIES, MASKED, WITHOUT_BIASES, model_of
 from zoft.errors import UsageError
 from zoft.finetune import main
 from zoft.models import context_length, virtual_tokens
@@ -39,7 +39,7 @@ def test_a_prefix_starts_as_what_the_model_computes(kind) -> None:
         keys = peft.get_prompt(batch_size=1).layers[1].keys
         rest = torch.tensor([[8, 13]])
         mask = torch.ones_like(rest)
-        if kind == "roberta":  # its tokens see those behind them, so only the prefix itself can be compared
+        if kind in MASKED:  # its tokens see those behind them, so only the prefix itself can be compared
             assert keys.shape[2] == 3 and torch.equal(keys[0].transpose(0, 1).flatten(), flat[:, 32:48].flatten())
             return
         seen = last_logits(peft, {"input_ids": rest, "attention_mask": mask})
@@ -48,7 +48,7 @@ def test_a_prefix_starts_as_what_the_model_computes(kind) -> None:
     torch.testing.assert_close(seen, whole)
 
 
-@pytest.mark.parametrize("kind", ["opt", "llama", "gpt2"])
+@pytest.mark.parametrize("kind", CAUSAL)
 @pytest.mark.parametrize("tuning", ["prefix", "prompt"])
 def test_padding_changes_nothing(kind, tuning) -> None:
     """A row reads the same alone and beside a longer one, at one position and at several."""
@@ -65,9 +65,10 @@ def test_padding_changes_nothing(kind, tuning) -> None:
     torch.testing.assert_close(last_logits(model, short), plain)
 
 
+@pytest.mark.parametrize("kind", MASKED)
 @pytest.mark.parametrize("tuning", ["prefix", "prompt"])
-def test_a_mask_is_read_where_it_stands(tuning) -> None:
-    model = apply_tuning(model_of("roberta", WORDS), tuning=tuning, virtual_tokens=4).eval()
+def test_a_mask_is_read_where_it_stands(kind, tuning) -> None:
+    model = apply_tuning(model_of(kind, WORDS), tuning=tuning, virtual_tokens=4).eval()
     ids = torch.tensor([[7, 4, 9], [4, 8, 1]])
     batch = {"input_ids": ids, "attention_mask": (ids != 1).long(), "read_at": torch.tensor([1, 0])}
     with torch.no_grad():
@@ -93,6 +94,16 @@ def test_what_is_trained() -> None:
     assert torch.equal(model.lm_head.weight, model.model.decoder.embed_tokens.weight)
     assert model.lm_head.weight is not model.model.decoder.embed_tokens.weight
     assert apply_tuning(model := model_of("llama", WORDS), tuning="full") is model
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_biases_alone_are_refused_where_there_are_none(kind) -> None:
+    model = model_of(kind, WORDS)
+    if kind not in WITHOUT_BIASES:
+        assert {name.rsplit(".", 1)[-1] for name in trained(apply_tuning(model, tuning="bias"))} == {"bias"}
+        return
+    with pytest.raises(UsageError, match=f"tuning=bias: {type(model).__name__} has no biases.*use tuning=lora"):
+        apply_tuning(model, tuning="bias")
 
 
 def test_what_cannot_work_is_named(family, reviews, tmp_path, capsys) -> None:

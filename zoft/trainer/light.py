@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -12,19 +12,15 @@ from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.space import ParameterSpace
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
+from zoft.trainer.renamed import RenamedWeights
 from zoft.trainer.settings import ZOSettings
 from zoft.trajectory import Replayed, TrajectoryError, TrajectoryLog, replay
 from zoft.trajectory.mark import MARK, read_mark
 
-if TYPE_CHECKING:
-    from transformers import Trainer as _Base
-else:
-    _Base = object
-
 WEIGHTS = ("*.safetensors", "*.bin", "*/*.safetensors", "pytorch_model_fsdp*")
 
 
-class LightCheckpoints(_Base):
+class LightCheckpoints(RenamedWeights):
     """The part of `ZOMixin` that saves and loads.
 
     With zo_light_checkpoints a checkpoint holds everything but the trained weights, their low-order bits and momenta: some

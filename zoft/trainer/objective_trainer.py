@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from zoft.trainer.renamed import RenamedWeights
 
-class ObjectiveTrainer(Trainer):
+
+class ObjectiveTrainer(RenamedWeights, Trainer):
     """All of Trainer's arguments keep their names and meaning; the loss, and what `evaluate` predicts, is the objective's."""
 
     def __init__(
