@@ -6,11 +6,11 @@ from dataclasses import asdict
 import pytest
 
 from zoft.cli import main
-from zoft.config import load_config, packaged_folder, read_recipe
+from zoft.config import all_recipes, load_config, packaged_folder, read_recipe
 from zoft.config.book import book_names, cell_of
 from zoft.config.book.models import MODELS
 from zoft.config.book.published import TASKS
-from zoft.config.listing import memory, step_bytes
+from zoft.config.listing import WORLDS, memory, step_bytes, to_download
 from zoft.config.recipes import names_in
 from zoft.errors import UsageError
 
@@ -27,11 +27,26 @@ def test_every_recipe_of_the_book_loads_and_says_its_plan(tmp_path, monkeypatch)
         assert all(asdict(config.notes).values()), f"{name} leaves a note empty"
 
 
-def test_every_task_of_the_book_is_resolved():
-    from zoft.tasks.table import TASKS as known
+def test_every_task_of_the_book_is_resolved_for_its_model():
+    """By name, and with a prompt and a way to score answers for the kind of model that the book pairs it with."""
+    from zoft.tasks import resolve
 
-    wanted = {cell_of(name).task for name in book_names()}  # type: ignore[union-attr]
-    assert not wanted - known.keys()
+    wanted = {(cell_of(name).task, cell_of(name).row.model) for name in book_names()}  # type: ignore[union-attr]
+    for task, model in sorted(wanted):
+        found = resolve(task).prompted_for("masked" if model.startswith("roberta") else "causal")
+        assert found.name == task and found.objective and found.hub is not None and found.metrics
+
+
+def test_every_recipe_prints_its_plan(capsys):
+    """Files and book alike: what it needs, what it should reach, what it downloads, every setting."""
+    for recipe in all_recipes(book=True):
+        assert main(["recipes", recipe.name]) == 0
+        out = " ".join(capsys.readouterr().out.split())
+        settings = recipe.settings()
+        assert all(word in out for word in (recipe.name, " needs ", " reaches ", " source "))
+        assert all(f"{key}: {' '.join(str(value).split())}" in out for key, value in settings.items())
+        offline = settings["task"] == "eos" or settings["model"] in WORLDS
+        assert (" downloads " in out) != offline and (offline or f"downloads {settings['model']}, " in out)
 
 
 def test_all_cells_of_mezos_first_table_are_there():
@@ -79,6 +94,21 @@ def test_memory_chooses(capsys):
     assert 51e9 < step_bytes(read_recipe("opt-13b-sst2")) < 54e9  # type: ignore[operator]
     assert main(["recipes", "opt-66b-squad-prefix"]) == 0
     assert "virtual_tokens: 5" in capsys.readouterr().out
+
+
+def test_what_is_downloaded_is_what_is_not_here(tmp_path, monkeypatch):
+    assert to_download("facebook/opt-13b") == "facebook/opt-13b, about 25.7 GB of weights, once"
+    assert to_download("somebody/some-model") == "somebody/some-model, once"
+    assert not any(map(to_download, (None, "quickstart", str(tmp_path), "no name of the Hub")))
+    import huggingface_hub
+
+    cached = {
+        ("facebook/opt-13b", "pytorch_model.bin.index.json"): "/cache/file",
+        ("facebook/opt-30b", "config.json"): "/cache/c",
+    }
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda name, file: cached.get((name, file)))
+    assert to_download("facebook/opt-13b") == ""
+    assert "59.9 GB" in to_download("facebook/opt-30b"), "a configuration is no model"
 
 
 def test_sizes_follow_from_the_configurations():

@@ -42,3 +42,27 @@ def test_every_real_recipe_is_covered() -> None:
     names = {recipe.name for recipe in all_recipes()}
     offline = {name for name in names if name.startswith(("quickstart", "arithmetic", "eos-"))}
     assert names - offline == set(REAL)
+
+
+def test_a_model_that_cannot_be_had_is_named_with_its_download(tmp_path: Path, monkeypatch, capsys) -> None:
+    """One recipe for each model, of files and book, on a machine without a network and with nothing in its cache."""
+    from zoft.config import all_recipes
+    from zoft.config.listing import to_download
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
+    wanted = {recipe.settings()["model"]: recipe.name for recipe in all_recipes(book=True)}
+    models = [model for model in wanted if "/" in model]
+    assert len(models) == 12
+    for model in models:
+        assert main([f"recipe={wanted[model]}", f"output_dir={tmp_path / 'out'}"]) == 2
+        said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("zoft: ")]
+        assert len(said) == 1 and f"this run downloads {to_download(model)}" in said[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_worlds_that_are_made_here_are_the_listings() -> None:
+    from zoft.config.listing import WORLDS
+    from zoft.finetune import materials
+
+    assert set(WORLDS) == set(materials.WORLDS)

@@ -4,6 +4,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from zoft.config.book.models import MODELS, BookModel
 from zoft.config.book.published import LONG
@@ -12,7 +13,9 @@ from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 
 FILTERS = ("model", "task", "fits")
-SMALL = 1e9  # bytes that the offline worlds (quickstart, arithmetic, eos) stay under
+WORLDS = ("quickstart", "arithmetic")  # models that are made on this machine
+SMALL = 1e9  # bytes that these and the laboratory stay under
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
@@ -87,22 +90,33 @@ def step_bytes(recipe: Recipe) -> float | None:
     """Peak bytes of a step as the book computes them; None: not known."""
     settings, model = recipe.settings(), _model_of(recipe)
     if model is None:
-        return SMALL if settings.get("task") == "eos" or settings.get("model") in ("quickstart", "arithmetic") else None
+        return SMALL if settings.get("task") == "eos" or settings.get("model") in WORLDS else None
     tokens = 512 if settings.get("task") in LONG else 128
     return model.step_bytes(str(settings.get("dtype", "float32")), int(settings["per_device_train_batch_size"]), tokens)
 
 
 def download_of(recipe: Recipe) -> str:
     """What a run of this recipe fetches from the Hub; empty: nothing."""
-    model = _model_of(recipe)
-    if model is None:
+    settings = recipe.settings()
+    return "" if settings.get("task") == "eos" else to_download(settings.get("model"))
+
+
+def to_download(name: str | None) -> str:
+    """What loading the model `name` fetches from the Hub; empty: it is on this machine, or none of the Hub's."""
+    if name is None or name in WORLDS or Path(name).expanduser().is_dir():
         return ""
     from huggingface_hub import try_to_load_from_cache
 
-    if isinstance(try_to_load_from_cache(model.hub, "config.json"), str):
+    try:
+        if any(isinstance(try_to_load_from_cache(name, file), str) for file in WEIGHTS):
+            return ""
+    except ValueError:  # no name that the Hub could know
         return ""
+    model = next((model for model in MODELS.values() if model.hub == name), None)
+    if model is None:
+        return f"{name}, once"
     stored = 4 if model.parameters < 1e9 else 2  # bytes a weight, as the files on the Hub hold it
-    return f"{model.hub}, about {model.parameters * stored / 1e9:.1f} GB of weights, once"
+    return f"{name}, about {model.parameters * stored / 1e9:.1f} GB of weights, once"
 
 
 def described(recipe: Recipe, columns: int = 100) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import ModuleType
@@ -10,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from zoft.config.listing import to_download
 from zoft.config.run import RunSettings
 from zoft.errors import UsageError
 from zoft.generation import Greedy
@@ -77,20 +80,23 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
     """
     assert run.model is not None, "load_config sees to it"
     folder = str(_of_world(run.model, "model").prepare()) if run.model in WORLDS else run.model
-    architecture = architecture_of(folder)
+    with _download_said(run.model):
+        architecture = architecture_of(folder)
     if run.reward is not None:
         find_reward(run.reward)  # a name that is not one is known before data and model are read
-    tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
+    with _download_said(run.tokenizer or run.model):
+        tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
     task, splits = _data(run, architecture, tokenizer)
     task = _aimed(task, run, architecture)
-    model = load_model(
-        folder,
-        dtype=run.dtype,
-        architecture=architecture,
-        labels=len(task.labels),
-        tokenizer=tokenizer,
-        quantization=run.quantization,
-    )
+    with _download_said(run.model):
+        model = load_model(
+            folder,
+            dtype=run.dtype,
+            architecture=architecture,
+            labels=len(task.labels),
+            tokenizer=tokenizer,
+            quantization=run.quantization,
+        )
     new_head = architecture == "classifier" and not has_head(folder)
     if run.pooling == "mean" and architecture != "classifier":
         raise UsageError(
@@ -131,6 +137,18 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
         own_start,
         run.reward_temperature,
     )
+
+
+@contextmanager
+def _download_said(name: str) -> Iterator[None]:
+    """Where `name` cannot be had, without a network say, the error also says what the run would download."""
+    try:
+        yield
+    except UsageError as error:
+        wanted = to_download(name) if isinstance(error.__cause__, OSError) else ""
+        if not wanted:
+            raise
+        raise UsageError(f"{error}; where the Hub can be reached, this run downloads {wanted}") from error
 
 
 def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:
