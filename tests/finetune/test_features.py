@@ -91,6 +91,13 @@ def test_what_cannot_be_stored_is_refused(encoder, tmp_path) -> None:
         StoredFeatures(found.model, found.train, found.collator)
 
 
+def test_a_language_models_head_is_refused_before_anything_is_written(tiny_folder, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert main(settings(tiny_folder("opt"), tmp_path, pooling="model", output_dir=out)) == 2
+    assert "zoft: store_features=true is for a classification head" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_head_that_reads_whole_texts_is_refused(tmp_path) -> None:
     import transformers as hf
 

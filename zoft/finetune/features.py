@@ -33,7 +33,7 @@ class StoredFeatures(CandidateLikelihood):
         Raises:
             UsageError: more than the head is trained, or the head reads more than one vector of an example.
         """
-        self._head = _head_of(model)
+        self._head = head_of(model)
         self.features = _head_inputs(model, model.get_submodule(self._head), dataset, collator, batch_size)  # [n, D]
 
     def losses(self, model: Any, batch: Batch) -> torch.Tensor:
@@ -42,7 +42,7 @@ class StoredFeatures(CandidateLikelihood):
         return scored(of_choices(logits, batch["classes"]), batch["gold"]).losses
 
 
-def _head_of(model: Any) -> str:
+def head_of(model: Any) -> str:
     """The name of the one module that holds all trained weights; UsageError when there is none."""
     heads = head_names(model)
     trained = {name.split(".")[0] for name, weight in model.named_parameters() if weight.requires_grad}

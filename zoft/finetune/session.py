@@ -18,7 +18,7 @@ from zoft.config.run import FIRST_ORDER
 from zoft.directions import DirectionSource
 from zoft.errors import UsageError
 from zoft.finetune.clock import MaxTime
-from zoft.finetune.features import StoredFeatures
+from zoft.finetune.features import StoredFeatures, head_of
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.seeds import Spread, table, with_seed
@@ -166,6 +166,8 @@ def _rehearse(config: RunConfig, materials: Materials) -> None:
     """What does not suit the model or the data is refused here, before the trainer makes the run's folder."""
     if not len(materials.test):
         raise UsageError("no example is left to test on, and a run ends with a test; set num_test, or name a test_file")
+    if config.run.store_features:
+        head_of(materials.model)
     if config.run.method != "zo":  # MeZO writes to any weight, in place, whatever that does to it
         return
     with warnings.catch_warnings():
