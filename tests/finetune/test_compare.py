@@ -125,7 +125,13 @@ def test_a_budget_in_forwards_or_in_time_and_methods_by_name(arguments) -> None:
 def test_the_unit_of_a_learning_rate_follows_from_estimator_and_rule(arguments) -> None:
     for name in NAMED:
         zo = read([*arguments(max_steps=9), f"methods={name}", "learning_rate=auto"]).runs[name].zo
-        in_weights = ESTIMATORS[zo.zo_estimator].normalised or zo.zo_rule in ("adam", "full_adam", "adamezo", "muon", "sign")
+        in_weights = ESTIMATORS[zo.zo_estimator].normalised or zo.zo_rule in (
+            "adam",
+            "full_adam",
+            "adamezo",
+            "muon",
+            "sign",
+        )
         known = in_weights or zo.zo_rule in ("sgd", "momentum")
         unit = "weights" if in_weights else "weights^2 / loss" if known else RULE_ROWS[zo.zo_rule].unit
         assert unit_of_rate(vars(zo)) == unit, name
