@@ -90,7 +90,7 @@ def load_model(
         architecture: None: by its configuration.
         labels: outputs of a classification head; the head is new where the folder holds none.
         tokenizer: to give the model its padding token, and to check that the two belong together.
-        quantization: nf4 or int8: the linear layers' weights are stored so by bitsandbytes; `dtype` holds for the others.
+        quantization: nf4, fp4 or int8: the linear layers' weights are stored so by bitsandbytes; `dtype` holds for the others.
         base: of an adapter in the folder `name`; None: the one that the adapter names.
 
     Raises:
@@ -104,7 +104,7 @@ def load_model(
     base = base or _base_of(name)
     arguments: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if quantization != "none":
-        arguments["quantization_config"] = _quantized(quantization)
+        arguments["quantization_config"] = _quantized(quantization, _config(base).dtype if dtype == "auto" else dtype)
     if architecture == "classifier":
         config = _config(base)
         if has_head(base) and config.num_labels != labels:
@@ -170,12 +170,17 @@ def virtual_tokens(model: nn.Module) -> int:
     return sum(getattr(config, "num_virtual_tokens", None) or 0 for config in configs.values())
 
 
-def _quantized(kind: str) -> Any:
-    """Transformers' words for a base that bitsandbytes stores in 4 bits (normal float) or 8 (LLM.int8)."""
+def _quantized(kind: str, dtype: Any) -> Any:
+    """Transformers' words for a base that bitsandbytes stores in 4 bits (normal or plain float) or 8 (LLM.int8).
+
+    Args:
+        dtype: that a model computes in behind 4-bit weights; without it that would be float32 for every model.
+    """
     from transformers import BitsAndBytesConfig
 
-    if kind == "nf4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    if kind in ("nf4", "fp4"):
+        computed = None if dtype is None else str(dtype).removeprefix("torch.")
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type=kind, bnb_4bit_compute_dtype=computed)
     return BitsAndBytesConfig(load_in_8bit=True)
 
 
@@ -209,9 +214,26 @@ def _config(name: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"model: {name} has no configuration that could be read: {_first_line(error)}") from error
+    _check_format(config, name)
+    return config
+
+
+def _check_format(config: Any, name: str) -> None:
+    """UsageError for weights that are stored in a quantised form of which zoft knows nothing."""
+    stored = getattr(config, "quantization_config", None) or getattr(config, "compression_config", None)
+    if stored is None:
+        return
+    told = stored if isinstance(stored, dict) else stored.to_dict()
+    default = "bitsandbytes" if told.get("load_in_4bit") or told.get("load_in_8bit") else "an unnamed format"
+    method = getattr(told.get("quant_method"), "value", told.get("quant_method")) or default
+    if method != "bitsandbytes":
+        raise UsageError(
+            f"model {name}: its weights are stored as {method}, and zoft trains on bitsandbytes' formats alone; give the "
+            "model that was not quantised, with quantization=nf4, fp4 or int8, or a folder that bitsandbytes quantised"
+        )
 
 
 def _base_of(name: str) -> str:

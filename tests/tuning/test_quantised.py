@@ -1,17 +1,23 @@
-"""A 4-bit or 8-bit base under an adapter: it trains, resumes and replays, and the base's bytes stay what they were."""
+"""A quantised base under an adapter, or by its scales: it trains, resumes and replays, and its codes stay what they were."""
 
+import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.tuning.test_schemes import arguments, weight_file
+from zoft import ZOOptimizer, from_trajectory
 from zoft.errors import UsageError
 from zoft.finetune import main
 from zoft.models import load_model
-from zoft.trajectory import TrajectoryLog, replay
-from zoft.trajectory.publish import START
+from zoft.trajectory.publish import pack
+from zoft.tuning import scaled_linear
+from zoft.tuning.scaled_linear import scaled
 from zoft.tuning.settings import TuningSettings
+from zoft.tuning.table import apply_tuning
 
 pytest.importorskip("bitsandbytes")
 
@@ -47,9 +53,7 @@ def test_a_quantised_base_under_lora(kind, family, reviews, tmp_path: Path, monk
     assert main(arguments(base, reviews, part, "lora", **changes, resume_from_checkpoint=whole / "checkpoint-2")) == 0
     assert weight_file(whole).read_bytes() == weight_file(part).read_bytes()
 
-    again = load_model(str(whole / START), dtype="float32", quantization=kind)
-    replay(again, TrajectoryLog.read(whole / "trajectory.zoft"))
-    theirs = dict(model.named_parameters())
+    again, theirs = from_trajectory(whole), dict(model.named_parameters())
     assert all(torch.equal(weight, theirs[name]) for name, weight in again.named_parameters() if "lora_" in name)
 
 
@@ -57,3 +61,109 @@ def test_a_quantised_base_under_lora(kind, family, reviews, tmp_path: Path, monk
 def test_weights_of_a_quantised_base_are_not_trained_themselves(tuning) -> None:
     with pytest.raises(UsageError, match=f"quantization=nf4.*tuning={tuning} cannot train them; use tuning=lora"):
         TuningSettings(tuning=tuning, quantization="nf4")
+
+
+def codes(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.clone() for name, weight in model.named_parameters() if not weight.is_floating_point()}
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+def test_the_scales_of_a_quantised_base_are_trained(kind, family, reviews, tmp_path: Path) -> None:
+    """The command: resume and replay give the same bytes, only scales move, and Transformers alone loads what is saved."""
+    base, whole, part = family("opt", 64), tmp_path / "whole", tmp_path / "part"
+    changes = {"quantization": kind, "dtype": "float32", "learning_rate": 1e-2}
+    assert main(arguments(base, reviews, whole, "scales", **changes)) == 0
+    assert main(arguments(base, reviews, part, "scales", **changes, resume_from_checkpoint=whole / "checkpoint-2")) == 0
+    assert weight_file(whole).read_bytes() == weight_file(part).read_bytes()
+
+    start = dict(
+        apply_tuning(load_model(str(base), dtype="float32", quantization=kind), tuning="scales").named_parameters()
+    )
+    ended = dict(apply_tuning(load_model(str(whole)), tuning="scales").named_parameters())
+    moved = {name for name, weight in ended.items() if not torch.equal(weight, start[name])}
+    assert moved == {name for name in start if name.endswith(".scales")} and len(moved) == 12
+
+    pack(whole, tmp_path / "packed")
+    for source in (whole, tmp_path / "packed"):
+        again = dict(from_trajectory(source).named_parameters())
+        assert all(torch.equal(again[name], weight) for name, weight in ended.items())
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_scales_alone_lower_the_loss(kind, family) -> None:
+    model = apply_tuning(load_model(str(family("llama", 64)), dtype="float32", quantization=kind), tuning="scales")
+    ids = torch.randint(4, 20, (8, 12), generator=torch.Generator().manual_seed(0))
+    before, wanted = codes(model), torch.full_like(ids, 7)
+    optimizer = ZOOptimizer(model, lr=1e-2)
+    losses = [optimizer.step(lambda: model(input_ids=ids, labels=wanted, use_cache=False).loss) for _ in range(300)]
+    first, last = sum(losses[:10]) / 10, sum(losses[-10:]) / 10
+    assert last < 0.8 * first, f"{first:.3f} to {last:.3f}"
+    assert before and all(torch.equal(weight, before[name]) for name, weight in codes(model).items())
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
+@pytest.mark.parametrize("shape", [(64, 24), (40, 96), (33, 10)])
+def test_a_layer_in_tiles_is_the_layer(kind, shape, monkeypatch) -> None:
+    """Also where blocks of 64 codes do not end with a row: the matrix is bitsandbytes' own, and tiles are parts of it."""
+    import bitsandbytes as bnb
+
+    plain = torch.nn.Linear(shape[1], shape[0])
+    options: Any = {"quant_type": kind, "compress_statistics": False} if kind != "int8" else {"has_fp16_weights": False}
+    theirs: Any = (bnb.nn.Linear8bitLt if kind == "int8" else bnb.nn.Linear4bit)(shape[1], shape[0], **options)
+    theirs.load_state_dict(plain.state_dict())
+    theirs = theirs.to("cpu")
+    mine = scaled(theirs)
+    assert mine is not None and mine.state_dict().keys() == theirs.state_dict().keys()
+    x = torch.randn(3, shape[1])
+    wanted = x @ dequantised(theirs, kind).t() + plain.bias
+    whole = mine(x)
+    torch.testing.assert_close(whole, wanted)
+    monkeypatch.setattr(scaled_linear, "TILE_BYTES", 1)
+    assert mine.tile_rows(4) < shape[0]
+    torch.testing.assert_close(mine(x), whole)
+
+
+def dequantised(layer: Any, kind: str) -> torch.Tensor:
+    import bitsandbytes.functional as bnb
+
+    if kind == "int8":
+        return bnb.int8_vectorwise_dequant(layer.weight.data, layer.state_dict()["SCB"])
+    return bnb.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+
+
+def test_scales_that_are_quantised_themselves_are_made_plain(tmp_path: Path, family) -> None:
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    twice = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(family("opt", 64), quantization_config=twice)
+    layer = model.model.decoder.layers[0].fc1
+    before = dequantised(layer, "nf4")
+    mine = apply_tuning(model, tuning="scales").model.decoder.layers[0].fc1
+    assert mine.scales.dtype is torch.float32
+    torch.testing.assert_close(mine.rows(0, mine.out_features, torch.float32), before)
+    model.save_pretrained(tmp_path)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(dequantised(loaded.model.decoder.layers[0].fc1, "nf4"), before)
+
+
+def test_scales_need_a_quantised_base_and_no_gradient(family, reviews, tmp_path, capsys) -> None:
+    for changes, message in (
+        ({}, "OPTForCausalLM holds no such layer; add quantization=nf4"),
+        ({"quantization": "nf4", "method": "adamw"}, "no gradient passes through quantised weights"),
+    ):
+        assert main(arguments(family("opt", 64), reviews, tmp_path / "out", "scales", **changes)) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "told", [{"quant_method": "gptq", "bits": 4}, {"quant_method": "fp8"}, {"quant_method": "awq"}]
+)
+def test_another_format_is_refused_before_weights_are_read(told, family, reviews, tmp_path, capsys) -> None:
+    folder = tmp_path / "stored"
+    shutil.copytree(family("opt", 64), folder)
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": told}))
+    assert main(arguments(folder, reviews, tmp_path / "out", "lora")) == 2
+    said = capsys.readouterr().err
+    assert f"stored as {told['quant_method']}" in said and "quantization=nf4, fp4 or int8" in said

@@ -80,6 +80,11 @@ class RunSettings(TuningSettings):
         if self.seeds is not None and (not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds)):
             raise UsageError(f"seeds must be different whole numbers from 0 on, but {self.seeds} was given")
         self._check_reward()
+        if self.tuning == "scales" and self.method in FIRST_ORDER:
+            raise UsageError(
+                f"tuning=scales: no gradient passes through quantised weights, which method={self.method} needs; use method=zo "
+                "or mezo, or method=lora-adamw"
+            )
         if self.model is not None:
             check_model(self.model)
 

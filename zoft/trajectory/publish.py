@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -18,7 +19,7 @@ from zoft.trajectory.mark import read_to_mark
 from zoft.trajectory.recorder import write_whole
 from zoft.trajectory.replay import merge, replay
 
-LOG, CARD = "trajectory.zoft", "README.md"
+LOG, CARD, SETTINGS = "trajectory.zoft", "README.md", "settings.json"
 START = "start"  # folder beside a log: the adapter before the first step, where the base is not the whole start
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -42,7 +43,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[LOG, CARD, f"{START}/*"]))
+        return Path(snapshot_download(name, allow_patterns=[LOG, CARD, SETTINGS, f"{START}/*"]))
     except Exception as error:  # offline, no such repository, no access: many types, one meaning
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrajectoryError(f"{name} is no file or folder here, and the Hub did not give it: {line}") from error
@@ -73,9 +74,27 @@ def load_base(log: TrajectoryLog, path: Path, base: str | None = None) -> Any:
         started = log.header.base or "a model that it does not name"
         raise TrajectoryError(f"{str(error).rstrip('.')}; the log says that training started from {started}") from error
     options: dict[str, Any] = {"base": base} if adapted else {}
+    if adapted or not start.is_dir():  # else the start was saved as it was stored
+        options["quantization"] = _quantization(path.parent)
     if architecture == "classifier":
         options["labels"] = _labels(name) if not adapted else _adapted_labels(start)
-    return load_model(name, dtype=log.header.dtype, architecture=architecture, **options)
+    model = load_model(name, dtype=log.header.dtype, architecture=architecture, **options)
+    if any(parameter.name.rsplit(".", 1)[-1] == "scales" for parameter in log.header.parameters):
+        from zoft.tuning.table import apply_tuning
+
+        return apply_tuning(model, tuning="scales")
+    return model
+
+
+def _quantization(folder: Path) -> str:
+    """How the base was quantised when it was loaded, as the settings beside the log say."""
+    try:
+        told = json.loads((folder / SETTINGS).read_text())
+    except FileNotFoundError:
+        return "none"
+    except ValueError as error:
+        raise TrajectoryError(f"{folder / SETTINGS} cannot be read: {error}") from error
+    return str(told.get("quantization", "none")) if isinstance(told, dict) else "none"
 
 
 def _adapted_labels(start: Path) -> int:
@@ -152,6 +171,9 @@ def pack(
     write_whole(folder / LOG, data)
     if (file.parent / START).is_dir():
         shutil.copytree(file.parent / START, folder / START)
+    quantization = _quantization(file.parent)
+    if quantization != "none":
+        write_whole(folder / SETTINGS, json.dumps({"quantization": quantization}).encode())
     write_whole(folder / CARD, card(log.on(name), len(data)).encode())
     return folder
 

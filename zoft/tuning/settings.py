@@ -5,15 +5,16 @@ from typing import Literal
 
 from zoft.errors import UsageError
 
-ADAPTERS = ("lora", "prefix", "prompt")  # beside a base that is only read, so the base may be quantised
+ADAPTERS = ("lora", "prefix", "prompt")  # beside a base that is only read
+ON_QUANTISED = (*ADAPTERS, "scales")
 
 
 @dataclass(frozen=True)
 class TuningSettings:
     """What is trained, and the shape of what is added."""
 
-    tuning: Literal["full", "lora", "prefix", "prompt", "head", "last_k", "bias"] = "full"
-    quantization: Literal["none", "nf4", "int8"] = "none"  # of the base under an adapter (bitsandbytes)
+    tuning: Literal["full", "lora", "prefix", "prompt", "head", "last_k", "bias", "scales"] = "full"
+    quantization: Literal["none", "nf4", "fp4", "int8"] = "none"  # of the base's linear layers (bitsandbytes)
     lora_r: int = 8
     lora_alpha: int = 16
     lora_target_modules: list[str] | str | None = None  # names, a regular expression or all-linear; None: PEFT's choice
@@ -34,8 +35,8 @@ class TuningSettings:
                 f"store_features=true: with tuning={self.tuning} what lies before the head changes in every step; "
                 "use tuning=head, or store_features=false"
             )
-        if self.quantization != "none" and self.tuning not in ADAPTERS:
+        if self.quantization != "none" and self.tuning not in ON_QUANTISED:
             raise UsageError(
                 f"quantization={self.quantization}: the weights of a quantised base cannot take a small step, so "
-                f"tuning={self.tuning} cannot train them; use tuning={', '.join(ADAPTERS)}, or quantization=none"
+                f"tuning={self.tuning} cannot train them; use tuning={', '.join(ON_QUANTISED)}, or quantization=none"
             )

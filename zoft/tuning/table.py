@@ -13,9 +13,12 @@ from zoft.tuning.last_k import LastK
 from zoft.tuning.lora import Lora
 from zoft.tuning.prefix import Prefix
 from zoft.tuning.prompt import Prompt
+from zoft.tuning.scales import Scales
 from zoft.tuning.settings import TuningSettings
 
-SCHEMES: dict[str, Scheme] = {s.name: s for s in (Full(), Lora(), Prefix(), Prompt(), Head(), LastK(), Bias())}
+SCHEMES: dict[str, Scheme] = {
+    s.name: s for s in (Full(), Lora(), Prefix(), Prompt(), Head(), LastK(), Bias(), Scales())
+}
 
 
 def apply_tuning(model: Any, settings: TuningSettings | None = None, tokenizer: Any = None, **changes: Any) -> Any:
