@@ -26,6 +26,9 @@ class Command:
 COMMANDS = {
     "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …"),
     "compare": Command("zoft.finetune.compare:main", "one run a method, and a table: recipe=NAME methods=zo,adamw"),
+    "plan": Command(
+        "zoft.plan:main", "memory and time of a step, before anything is loaded: plan recipe=NAME memory=24GB"
+    ),
     "evaluate": Command(
         "zoft.finetune.evaluation:main", "score a model on a task: zero-shot, in context, after training"
     ),

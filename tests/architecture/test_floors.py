@@ -15,6 +15,9 @@ KERNELS = ROOT / "kernels" / "torch-ext" / "zoft_kernels"
 SIDEWAYS = {
     ("config", "trainer"): "the configuration reads the light settings that the trainer's room owns",
     ("finetune", "quickstart"): "a run of recipe=quickstart is assembled by finetune",
+    ("plan", "finetune"): "a plan is for the run that finetune would assemble",
+    ("plan", "quickstart"): "the sizes of the offline worlds' models are those with which they are built",
+    ("plan", "bench"): "the rates of this machine are measured as the benchmark measures its ceilings",
     ("directions", "naming"): "a direction is addressed by the stream of a name",
     ("optimizer", "estimators"): "the optimizer spends the estimates that an estimator makes",
     ("trajectory", "optimizer"): "the log is written beside the optimizer and read back into one",

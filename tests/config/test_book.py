@@ -116,11 +116,11 @@ def test_sizes_follow_from_the_configurations():
     for name, layers, hidden in (("opt-13b", 40, 5120), ("opt-30b", 48, 7168), ("opt-66b", 64, 9216)):
         count = layers * (12 * hidden**2 + 13 * hidden) + (50272 + 2050 + 2) * hidden
         assert count == pytest.approx(MODELS[name].parameters, rel=2e-3)
-    for name, layers, keys in (("llama-2-7b", 32, 4096), ("llama-3-8b", 32, 1024), ("mistral-7b", 32, 1024)):
-        model = MODELS[name]
-        block = 2 * model.hidden**2 + 2 * model.hidden * keys + 3 * model.hidden * model.inner + 2 * model.hidden
-        count = layers * block + (2 * model.vocabulary + 1) * model.hidden
-        assert count == pytest.approx(model.parameters, rel=2e-3)
+    for name in ("llama-2-7b", "llama-3-8b", "mistral-7b", "qwen3-4b", "qwen3-8b"):
+        sizes = MODELS[name].sizes
+        assert sizes.tied == (name == "qwen3-4b")
+        count = sizes.matrices + (1 if sizes.tied else 2) * sizes.head
+        assert count == pytest.approx(sizes.parameters, rel=2e-3)
 
 
 @pytest.mark.parametrize("words", [["--fits", "lots"], ["--colour", "red"], ["--model"], ["--model", "no-such-model"]])

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zoft.config.book.models import MODELS, BookModel
-from zoft.config.book.published import LONG
 from zoft.config.recipes import Recipe, all_recipes, names_in, packaged_folder, read_recipe
+from zoft.config.setup import setup_of
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 
@@ -66,7 +66,7 @@ def memory(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]B)", text.strip().upper())
     if match is None:
-        raise UsageError(f"--fits {text}: expected a number and MB, GB or TB, such as 24GB")
+        raise UsageError(f"{text} is no amount of memory: expected a number and MB, GB or TB, such as 24GB")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -91,8 +91,7 @@ def step_bytes(recipe: Recipe) -> float | None:
     settings, model = recipe.settings(), _model_of(recipe)
     if model is None:
         return SMALL if settings.get("task") == "eos" or settings.get("model") in WORLDS else None
-    tokens = 512 if settings.get("task") in LONG else 128
-    return model.step_bytes(str(settings.get("dtype", "float32")), int(settings["per_device_train_batch_size"]), tokens)
+    return model.step_memory(setup_of(settings)).total
 
 
 def download_of(recipe: Recipe) -> str:

@@ -82,7 +82,7 @@ def read(
     """A model of these words that has read the texts."""
     with _alone(setting.seed):
         tokenizer = make_tokenizer(vocabulary)
-        model = _new_model(setting, tokenizer)
+        model = new_model(setting, tokenizer)
         ids, mask = _encode(texts, tokenizer)
         generator = torch.Generator().manual_seed(setting.seed)
         matrices = [weight for weight in model.parameters() if weight.dim() > 1]
@@ -147,7 +147,8 @@ def _alone(seed: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _new_model(setting: Pretraining, tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
+def new_model(setting: Pretraining, tokenizer: PreTrainedTokenizerFast) -> OPTForCausalLM:
+    """A model of that size that has read nothing yet."""
     from transformers import OPTConfig, OPTForCausalLM
 
     config = OPTConfig(

@@ -18,6 +18,7 @@ from zoft.config.book.published import (
     ROWS,
     Results,
 )
+from zoft.costs.memory import Setup
 
 # The step of zoft in place of the published one; eps keeps its size, as a power of two where all weights are trained.
 OWN_STEP = {
@@ -104,22 +105,20 @@ class Cell:
         return "settings: Malladi et al. 2023 (MeZO), Table 16, for OPT"
 
     def _needs(self) -> str:
-        batch, tokens = self.batch
+        setup = self.setup
         gated = "; the model is gated: accept its licence on the Hub and log in first" if self.model.gated else ""
         return (
-            f"{self.bytes / 1e9:.1f} GB, computed: {self.model.weight_bytes(self.dtype) / 1e9:.1f} GB of {self.dtype} weights, "
-            f"scratch for the largest tensor and a batch of {batch} texts of {tokens} tokens{gated}"
+            f"{self.model.step_memory(setup).total / 1e9:.1f} GB, computed: {self.model.weight_bytes(setup) / 1e9:.1f} GB of "
+            f"{self.dtype} weights, copies of one matrix and a batch of {setup.rows} texts of {setup.tokens} tokens{gated}"
         )
 
     @property
-    def batch(self) -> tuple[int, int]:
-        """Texts in a batch, and the tokens of each that `bytes` is computed for."""
-        return 64 if self.row.model == "roberta-large" else 16, 512 if self.task in LONG else 128
-
-    @property
-    def bytes(self) -> float:
-        """Computed peak memory of a step."""
-        return self.model.step_bytes(self.dtype, *self.batch)
+    def setup(self) -> Setup:
+        """What the memory is computed for."""
+        return Setup(
+            dtype=self.dtype, tuning=self.row.tuning, in_place=not self.own,
+            rows=64 if self.row.model == "roberta-large" else 16, tokens=512 if self.task in LONG else 128,
+        )  # fmt: skip
 
 
 @cache

@@ -1,0 +1,139 @@
+"""`zoft plan`: what fits is told from what does not, and more of something costs what it should."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import transformers as hf
+
+from zoft.cli import main
+from zoft.config.book.models import MODELS
+from zoft.config.listing import step_bytes
+from zoft.config.recipes import read_recipe
+from zoft.config.setup import setup_of, with_residuals
+from zoft.costs.devices import DEVICES
+from zoft.costs.memory import Setup, step_memory, stored_bytes
+from zoft.costs.seconds import step_seconds
+from zoft.costs.sizes import decoder
+from zoft.plan.shape import counted
+
+THIRTEEN = MODELS["opt-13b"].sizes
+
+
+def said(capsys, *words: str) -> tuple[int, str, str]:
+    status = main(["plan", *words])
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+def test_a_run_that_does_not_fit_is_refused_with_what_would(capsys) -> None:
+    status, out, err = said(capsys, "recipe=opt-13b-sst2", "--memory", "24GB", "device=4090")
+    assert status == 2 and "a step needs 51" in err and "a device has 24.0 GB" in err
+    assert "nf4, lora: " in err and "streamed: " in err and "memory_budget=24GB" in err and "16 bits" not in err
+    lines = {line.split("  ")[0]: line.split() for line in out.splitlines() if "GB" in line and "  " in line}
+    assert "no" in lines["as asked for"] and "no" in lines["16 bits"]
+    assert "yes" in lines["nf4, lora"] and "yes" in lines["nf4, scales"] and "yes" in lines["streamed"]
+    assert "data sheet" in out and "not measured" in out
+
+
+def test_a_run_that_fits_is_planned_for_several(capsys) -> None:
+    status, out, err = said(capsys, "recipe=opt-13b-sst2-zoft", "device=h200", "gpus=4")
+    assert status == 0 and not err
+    assert "4 replicas" in out and "4 shards (FSDP2)" in out and "20,000 steps" in out
+
+
+def test_recipes_and_plan_compute_alike() -> None:
+    for name in ("opt-13b-rte-lora", "opt-30b-sst2-prefix", "llama-2-7b-rte-zoft"):
+        recipe = read_recipe(name)
+        settings = recipe.settings()
+        model = next(model for model in MODELS.values() if model.hub == settings["model"])
+        assert step_bytes(recipe) == step_memory(model.sizes, setup_of(settings)).total
+
+
+def test_memory_of_a_quantised_base_is_that_of_its_codes_and_scales() -> None:
+    """Checked by hand: 40 blocks of 12 h^2 weights of 4 bits and a 64th of float32; the rest in 16 bits."""
+    blocks, rest = 40 * 12 * 5120**2, THIRTEEN.parameters - 40 * 12 * 5120**2
+    setup = Setup(dtype="bfloat16", tuning="scales", quantization="nf4")
+    assert stored_bytes(THIRTEEN, setup) == pytest.approx(blocks / 2 + blocks / 64 * 4 + 2 * rest)
+
+
+def test_shards_and_replicas_take_their_share() -> None:
+    setup = Setup(dtype="bfloat16", rows=16)
+    one, eight = step_memory(THIRTEEN, setup), step_memory(THIRTEEN, replace(setup, shards=8))
+    assert eight.weights == one.weights / 8 and eight.scratch > one.scratch
+    device = DEVICES["h100"]
+    whole = step_seconds(THIRTEEN, setup, device, 2)
+    share = step_seconds(THIRTEEN, replace(setup, rows=2), device, 2)
+    assert whole.forwards > 3 * share.forwards and whole.passes == share.passes
+    sharded = step_seconds(THIRTEEN, replace(setup, rows=2, shards=8), device, 2)
+    assert sharded.waiting > 0 and sharded.total > share.total
+
+
+def test_streaming_waits_only_for_what_the_forwards_do_not_hide() -> None:
+    device, setup = DEVICES["4090"], Setup(dtype="bfloat16", rows=16, tokens=512)
+    hidden = step_seconds(THIRTEEN, setup, device, 2, streamed=1e9)
+    assert hidden.waiting == 0.0
+    assert step_seconds(THIRTEEN, setup, device, 2, streamed=1e12).waiting > 10
+
+
+def test_residual_bits_take_only_memory_that_is_free() -> None:
+    setup = Setup(dtype="bfloat16")
+    kept = [with_residuals(THIRTEEN, setup, {}, memory) for memory in (200e9, 80e9, 40e9)]
+    assert kept == [2, 1, 0]
+    assert with_residuals(THIRTEEN, replace(setup, dtype="float32"), {}, 1e12) == 0
+
+
+def test_sizes_are_counted_on_a_model_without_weights() -> None:
+    """They agree with the formulas that the recipe book's table is made by."""
+    with torch.device("meta"):
+        opt = hf.OPTForCausalLM(hf.OPTConfig(hidden_size=256, ffn_dim=1024, num_hidden_layers=3, num_attention_heads=4))
+        llama = hf.LlamaForCausalLM(
+            hf.LlamaConfig(
+                hidden_size=256,
+                intermediate_size=640,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+            )
+        )
+    for model, inner, keys, gated in ((opt, 1024, 256, False), (llama, 640, 128, True)):
+        found = counted(model)
+        wanted = decoder(found.parameters, 256, inner, 3, model.config.vocab_size, keys, 256, gated)
+        assert found == wanted
+
+
+def test_an_offline_world_and_a_folder_are_planned(capsys, tmp_path) -> None:
+    status, out, _ = said(capsys, "recipe=quickstart", "device=laptop")
+    assert status == 0 and "112,512 weights" in out and "as asked for" in out
+    config = hf.GPT2Config(n_embd=64, n_layer=2, n_head=2, vocab_size=100)
+    config.architectures = ["GPT2LMHeadModel"]
+    config.save_pretrained(tmp_path)
+    status, out, _ = said(capsys, f"model={tmp_path}", "task=sst2", "device=laptop", "tokens=32")
+    assert status == 0 and "x 32 tokens" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe=opt-13b-sst2", "device=h20"], "device 'h20' is not in the table"),
+        (["recipe=opt-13b-sst2", "device=none.csv"], "there is no such file; write one with zoft bench --csv"),
+        (["recipe=opt-13b-sst2", "device=h200", "memory=lots"], "is no amount of memory"),
+        (["recipe=opt-13b-sst2", "device=h200", "gpus=0"], "gpus must be a whole number"),
+        (["recipe=opt-13b-sst2", "--memory"], "memory needs a value"),
+        (["recipe=opt-13b-sst2", "method=adamw", "device=h200"], "zoft plan knows zeroth-order steps"),
+        (["recipe=eos-gd"], "there is nothing to plan"),
+        (["recipe=opt-13b-sst2", "learnin_rate=1"], "did you mean learning_rate"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(words, message, capsys) -> None:
+    status, _, err = said(capsys, *words)
+    assert status == 2 and message in err
+
+
+def test_rates_come_from_the_benchmarks_file(capsys, tmp_path) -> None:
+    path = tmp_path / "step.csv"
+    path.write_text("date,device,dtype,bandwidth_GB_s,product_TFLOP_s\n2026-01-01,NVIDIA H100 80GB,bfloat16,2500,600\n")
+    status, out, _ = said(capsys, "recipe=opt-13b-sst2-zoft", f"device={path}")
+    assert status == 0 and "2,500 GB/s, bfloat16 products 600 TFLOP/s" in out and "products on 2026-01-01" in out
+    status, _, err = said(capsys, "recipe=opt-13b-sst2", f"device={path}")
+    assert status == 2 and "holds no row of zoft bench for float32" in err
