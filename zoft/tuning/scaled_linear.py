@@ -130,7 +130,7 @@ class EightBitLinear(ScaledLinear):
 def scaled(layer: nn.Module) -> ScaledLinear | None:
     """The same layer with its scales as a parameter, codes shared; None where `layer` is none that bitsandbytes quantised."""
     from bitsandbytes.functional import QuantState
-    from bitsandbytes.nn import Linear4bit, Linear8bitLt
+    from bitsandbytes.nn.modules import Linear4bit, Linear8bitLt
 
     if not isinstance(layer, Linear4bit | Linear8bitLt):
         return None
