@@ -14,6 +14,7 @@ LONG_TEXT, TEXT = 512, 128  # tokens of an example that are counted on, by task
 BATCH = 8  # TrainingArguments' own default
 RESIDUALS = {"residual16": 2, "residual8": 1}  # bytes beside a bfloat16 weight
 BUFFER = 4  # bytes beside a weight, with zo_momentum_buffer=full
+BUFFERS = {"full_adam": 8, "hizoo": 4}  # of rules that cannot do without
 FREE_SHARE = 0.25  # as `zoft.storage`: what residual bits may take of the memory that the weights leave
 
 
@@ -74,4 +75,4 @@ def _in_place(settings: Mapping[str, Any], dtype: str) -> bool:
 def _beside(settings: Mapping[str, Any]) -> float:
     full = settings.get("zo_momentum_buffer") == "full"
     residual = RESIDUALS.get(str(settings.get("weight_rounding")), 0) if settings.get("dtype") == "bfloat16" else 0
-    return residual + (BUFFER if full else 0)
+    return residual + BUFFERS.get(str(settings.get("zo_rule")), BUFFER if full else 0)
