@@ -21,7 +21,7 @@ from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 
 CALLS = 50  # of torch that a block of a model makes, each as short as one of a layer of 8 x 8 where the model is small
-WEIGHT = (1024, 2048)  # of which a displaced copy is made
+WEIGHT = (4096, 2048)  # of which a displaced copy is made: larger than most caches
 ASSUMED = DEVICES["laptop"]  # for a CPU: what is not measured
 
 
