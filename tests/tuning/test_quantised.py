@@ -104,7 +104,7 @@ def test_scales_alone_lower_the_loss(kind, family) -> None:
 @pytest.mark.parametrize("kind", ["nf4", "fp4", "int8"])
 @pytest.mark.parametrize("shape", [(64, 24), (40, 96), (33, 10)])
 def test_a_layer_in_tiles_is_the_layer(kind, shape, monkeypatch) -> None:
-    """Also where blocks of 64 codes do not end with a row: the matrix is bitsandbytes' own, and tiles are parts of it."""
+    """Codes times scales in the order of memory, also where blocks of 64 codes do not end with a row."""
     import bitsandbytes as bnb
 
     plain = torch.nn.Linear(shape[1], shape[0])
@@ -128,7 +128,10 @@ def dequantised(layer: Any, kind: str) -> torch.Tensor:
 
     if kind == "int8":
         return bnb.int8_vectorwise_dequant(layer.weight.data, layer.state_dict()["SCB"])
-    return bnb.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    state, codes = layer.weight.quant_state, layer.weight.data.view(-1)
+    values = state.code[torch.stack((codes >> 4, codes & 15), dim=1).view(-1).long()]
+    absmax = bnb.dequantize_blockwise(state.absmax, state.state2) + state.offset if state.nested else state.absmax
+    return (values * absmax.repeat_interleave(state.blocksize)[: len(values)]).view(state.shape)
 
 
 def test_scales_that_are_quantised_themselves_are_made_plain(tmp_path: Path, family) -> None:

@@ -95,7 +95,9 @@ class FourBitLinear(ScaledLinear):
         first, last = start * self.in_features, stop * self.in_features
         codes = self.weight.view(torch.uint8).view(-1)[first // 2 : -(-last // 2)]
         scales = self.scales[first // self.block : -(-last // self.block)]
-        return dequantize_4bit(codes, self._state(scales, torch.Size((stop - start, self.in_features)), dtype))
+        # As one row: on CPUs bitsandbytes 0.50 begins blocks anew with each row, also where the width is no multiple of them.
+        flat = dequantize_4bit(codes, self._state(scales, torch.Size((1, last - first)), dtype))
+        return flat.view(stop - start, self.in_features)
 
     def entries(self, scales: torch.Tensor) -> dict[str, torch.Tensor]:
         shape = torch.Size((self.out_features, self.in_features))
