@@ -36,6 +36,7 @@ from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.few_rows import GivesRows, can_give_rows, forward_rows, rows_wanted
 from zoft.scratch import ScratchStack
+from zoft.shards import is_cut_itself
 from zoft.space import ParameterSpace, Slot
 from zoft.widened import can_widen, narrow, narrow_dtype, widen
 
@@ -122,11 +123,13 @@ class ReadOnlyView:
             for module in wide:
                 before = functools.partial(self._swap_wide, moves=moves)
                 handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                handles.append(module.register_forward_hook(self._restore_wide, always_call=True))
+                first = is_cut_itself(module)
+                handles.append(module.register_forward_hook(self._restore_wide, always_call=True, prepend=first))
             for module in held:
                 if module not in wide:
                     handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
-                    handles.append(module.register_forward_hook(self._restore, always_call=True))
+                    first = is_cut_itself(module)  # before FSDP2's own hook cuts what it finds there
+                    handles.append(module.register_forward_hook(self._restore, always_call=True, prepend=first))
             with Audit(moved, lambda: self._filling) if audited else nullcontext():
                 yield
         finally:
@@ -247,8 +250,9 @@ class ReadOnlyView:
             else:
                 scratch.copy_(read.weight)
                 self._space.backend.axpby_(Target(scratch, read.window), moves)
+            shown = slot.shard.like(scratch) if slot.shard is not None and read.window is slot.window else scratch
             for module, attribute in owners:
-                module._parameters[attribute] = scratch  # type: ignore[assignment]
+                module._parameters[attribute] = shown  # type: ignore[assignment]
         finally:
             self._filling = False
 
@@ -284,10 +288,9 @@ class ReadOnlyView:
 
 
 def _shown(module: nn.Module, attribute: str, slot: Slot) -> Target:
-    """What the module is about to read, and its address: of a sharded parameter, the gathered one."""
-    if slot.shard is None:
-        return Target(slot.weight, slot.window)
-    return Target(slot.shard.shown(module, attribute, slot.name), slot.shard.whole)
+    """What the module is about to read, and its address: of a sharded parameter the gathered one, or the part."""
+    gathered = slot.shard.shown(module, attribute) if slot.shard is not None else None
+    return Target(slot.weight, slot.window) if gathered is None else Target(gathered, slot.shard.whole)  # type: ignore[union-attr]
 
 
 def _blocks(point: Point) -> frozenset[int | None]:

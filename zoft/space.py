@@ -23,7 +23,7 @@ from zoft.directions.blocks import block_numbers
 from zoft.directions.rademacher import LANES
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.naming import canonical_name, stream_ids
-from zoft.shards import Shard, is_cut_itself, is_sharded, part_of, reshard
+from zoft.shards import Shard, check_tied, is_sharded, part_of, reshard
 
 NORM_PANEL = 1 << 22  # elements that are in float64 at once
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -34,7 +34,7 @@ class Slot:
     """One trainable parameter: its tensor, its address, and every module attribute through which it is read."""
 
     name: str  # canonical
-    weight: torch.Tensor  # where it is sharded, the part that this process holds
+    held: torch.Tensor  # the parameter; where it is sharded, the part that this process held at first
     window: Window  # of `weight`
     decays: bool  # weight decay applies: matrices that are not a norm's
     owners: tuple[tuple[nn.Module, str], ...]  # tied weights have several
@@ -42,9 +42,14 @@ class Slot:
     shard: Shard | None = None
 
     @property
+    def weight(self) -> torch.Tensor:
+        """The tensor; of a sharded one the part that this process holds (FSDP2 moves uneven ones at their first forward)."""
+        return self.held if self.shard is None else self.shard.part
+
+    @property
     def parameter(self) -> nn.Parameter:
         """As the model holds it."""
-        return self.weight if self.shard is None else self.shard.parameter  # type: ignore[return-value]
+        return self.held if self.shard is None else self.shard.parameter  # type: ignore[return-value]
 
     def whole(self, part: torch.Tensor) -> torch.Tensor:
         """The whole of `weight`, or of what lies beside it; of a sharded one, all processes must ask together."""
@@ -110,7 +115,7 @@ class ParameterSpace:
         self.backend: Backend = ShapedBackend(chosen) if shaped else chosen
         self.torn = False  # a write has begun and was interrupted: no step leads to these weights
         self._filled = tuple(slot for slot in self.slots if slot.weight.numel() or slot.shard is None)
-        self._targets = tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self._filled)
+        self._fixed = None if sharded else self._now()
         self.momenta = Buffers(buffers, {s.name: s.weight for s in self.slots})
         if "curvature" in buffers:
             if sharded:
@@ -119,6 +124,13 @@ class ParameterSpace:
                 )
             scales = {s.window.stream: self.momenta.of(["curvature"], s.name)[0] for s in self.slots}
             self.backend = ScaledBackend(self.backend, scales)
+
+    def _now(self) -> tuple[Target, ...]:
+        return tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self._filled)
+
+    @property
+    def _targets(self) -> tuple[Target, ...]:
+        return self._fixed or self._now()
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -339,12 +351,7 @@ def _slot(
     is_norm = any("norm" in type(module).__name__.lower() for module, _ in holders)
     part, window, shard = weight, Window.whole(address[0], weight.shape, address[1]), None
     if is_sharded(weight):
-        for module, _ in holders:
-            if is_cut_itself(module):
-                raise UnsupportedModuleError(
-                    f"{name!r} belongs to a {type(module).__name__} to which fully_shard was applied itself; apply it to the "
-                    "block around that module"
-                )
+        check_tied(name, weight, [module for module, _ in holders])
         part, window, shard = part_of(name, weight, *address)
     residual = None
     if rounding.residual_dtype is not None and weight.dtype is torch.bfloat16:
