@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -81,6 +83,7 @@ def load_model(
     labels: int = 2,
     tokenizer: Any = None,
     quantization: str = "none",
+    sharding: Mapping[str, int] | None = None,
     base: str | None = None,
 ) -> PreTrainedModel | Any:
     """The model of a folder (also one that holds a LoRA adapter) or a name on the Hub, on the CPU, in eval mode.
@@ -91,11 +94,12 @@ def load_model(
         labels: outputs of a classification head; the head is new where the folder holds none.
         tokenizer: to give the model its padding token, and to check that the two belong together.
         quantization: nf4, fp4 or int8: the linear layers' weights are stored so by bitsandbytes; `dtype` holds for the others.
+        sharding: fsdp_size or tp_size: among how many processes of torch.distributed the weights are cut.
         base: of an adapter in the folder `name`; None: the one that the adapter names.
 
     Raises:
         UsageError: nothing to load; a head of another size; a tokenizer with more tokens than the model knows; weights that
-            cannot be quantised here.
+            cannot be quantised here; another number of processes than the weights are to be cut among.
     """
     import torch
     import transformers
@@ -105,6 +109,8 @@ def load_model(
     arguments: dict[str, Any] = {"dtype": dtype if dtype == "auto" else getattr(torch, dtype)}
     if quantization != "none":
         arguments["quantization_config"] = _quantized(quantization, _config(base).dtype if dtype == "auto" else dtype)
+    if sharding:
+        arguments["distributed_config"] = _sharded(sharding)
     if architecture == "classifier":
         config = _config(base)
         if has_head(base) and config.num_labels != labels:
@@ -130,6 +136,21 @@ def load_model(
     if (Path(name).expanduser() / "adapter_config.json").is_file():
         model = _adapted(model, name)
     return model.eval()
+
+
+def _sharded(sharding: Mapping[str, int]) -> Any:
+    """Raises UsageError unless there are as many processes."""
+    from transformers.distributed import DistributedConfig
+
+    ((name, size),) = sharding.items()
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes != size:
+        raise UsageError(
+            f"{name}={size} cuts the weights among {size} processes, but {processes} {'was' if processes == 1 else 'were'} "
+            f"started: accelerate launch --num_processes {size} …"
+        )
+    cut: Any = {name: size}
+    return DistributedConfig(**cut)
 
 
 def _adapted(model: Any, folder: str) -> Any:

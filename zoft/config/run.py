@@ -61,6 +61,8 @@ class RunSettings(TuningSettings):
     method: Literal["zo", "mezo", "adamw", "lora-adamw"] = "zo"  # for comparison: MeZO's procedure; gradients
     seeds: list[int] | None = None  # one run for each, one after another; None: one run, by `seed`
     max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
+    fsdp_size: int | None = None  # processes among which every weight is cut, to be gathered where it is used (FSDP2)
+    tp_size: int | None = None  # processes that divide every large product among them (tensor parallelism)
     runs_dir: str = "runs"  # each run makes a new folder in here, unless output_dir names one
     overwrite: bool = False  # whether output_dir may hold an earlier run
 
@@ -85,13 +87,14 @@ class RunSettings(TuningSettings):
                 f"tuning=scales: no gradient passes through quantised weights, which method={self.method} needs; use method=zo "
                 "or mezo, or method=lora-adamw"
             )
+        self._check_sharding()
         if self.model is not None:
             check_model(self.model)
 
     def _check_counts(self) -> None:
         for name, least in {
             "num_train": 1, "num_dev": 0, "num_test": 0, "examples_per_label": 1, "max_length": 1, "split_seed": 0,
-            "max_new_tokens": 1,
+            "max_new_tokens": 1, "fsdp_size": 1, "tp_size": 1,
         }.items():  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, int) and value < least:
@@ -114,6 +117,29 @@ class RunSettings(TuningSettings):
             raise UsageError(
                 f"reward={self.reward}: store_features=true keeps what the likelihood's head reads; use store_features=false"
             )
+
+    def _check_sharding(self) -> None:
+        given = {name: size for name in ("fsdp_size", "tp_size") if (size := getattr(self, name)) is not None}
+        if not given:
+            return
+        (name, size), *more = given.items()
+        if more:
+            raise UsageError("fsdp_size and tp_size each cut every weight once; set one of them")
+        for other, usual in (
+            ("method", ("zo",)),
+            ("tuning", ("full", "head", "last_k", "bias")),
+            ("quantization", ("none",)),
+        ):
+            if getattr(self, other) not in usual:
+                raise UsageError(
+                    f"{name}={size}: a model that is cut among processes is trained with {other}={' or '.join(usual)} only, "
+                    f"but {other}={getattr(self, other)} was given"
+                )
+
+    @property
+    def sharding(self) -> dict[str, int]:
+        """Arguments of Transformers' DistributedConfig; empty: every process holds the whole model."""
+        return {name: size for name in ("fsdp_size", "tp_size") if (size := getattr(self, name)) not in (None, 1)}
 
     @property
     def max_seconds(self) -> float | None:

@@ -96,6 +96,7 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
             labels=len(task.labels),
             tokenizer=tokenizer,
             quantization=run.quantization,
+            sharding=run.sharding,
         )
     new_head = architecture == "classifier" and not has_head(folder)
     if run.pooling == "mean" and architecture != "classifier":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,20 +55,32 @@ class ZOMixin(LightCheckpoints):
         check_launch(os.environ)
         if self.is_fsdp_enabled:
             raise UsageError(
-                "FSDP shards the weights after the optimizer was made, so no update would reach them; "
-                "start one process per GPU without FSDP (accelerate launch --multi_gpu …), or shard the model with torch's "
-                "fully_shard and train it with zoft.ZOOptimizer in a loop of your own (docs/scaling.md)"
+                "accelerate's FSDP shards the weights after the optimizer was made, so no update would reach them; leave it "
+                "out of the launch file and have the model sharded where it is loaded: fsdp_size=N or tp_size=N, or in Python "
+                "from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=N)) (docs/scaling.md)"
             )
         if self.model is not None and any(is_sharded(weight) for weight in self.model.parameters()):
-            raise UsageError(
-                "the model is sharded, and Trainer's checkpoints and the log of a run are written by one process; train it "
-                "with zoft.ZOOptimizer in a loop of your own (docs/scaling.md)"
-            )
+            self._check_sharded()
         if self.args.n_gpu > 1:
             raise UsageError(
                 f"{self.args.n_gpu} GPUs are visible to one process, which Trainer would drive with DataParallel; "
                 f"start one process per GPU (accelerate launch --num_processes {self.args.n_gpu} …) "
                 "or show it one (CUDA_VISIBLE_DEVICES=0)"
+            )
+
+    def _check_sharded(self) -> None:
+        if not getattr(self.model, "is_distributed_loading_by_transformers", False):
+            raise UsageError(
+                "the model is sharded, but Trainer knows only those that are sharded where they are loaded: "
+                "from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=N)); or train it with zoft.ZOOptimizer in a "
+                "loop of your own (docs/scaling.md)"
+            )
+        if self.zo_settings.guard == "rewind" or (
+            self.args.save_strategy != "no" and not self.zo_settings.zo_light_checkpoints
+        ):
+            raise UsageError(
+                "checkpoints of a sharded model are made without weights, from which each process catches up by base and log: "
+                "set zo_light_checkpoints=true (or save_strategy=no), and guard=skip or off"
             )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
@@ -134,7 +147,7 @@ class ZOMixin(LightCheckpoints):
                 self.zo.discard()  # losses of a step that was not finished
         finally:
             if self._recording is not None:
-                self._recording.close()
+                self._recording.close(failed=sys.exc_info()[0] is not None)
 
     def _batch_fraction(self) -> float:
         """Examples of one optimizer step / examples in the training set; 0 where the set's size is not known."""
@@ -142,7 +155,8 @@ class ZOMixin(LightCheckpoints):
             examples = len(self.train_dataset)  # type: ignore[arg-type]
         except TypeError:
             return 0.0
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self._shards
+        shards = self._shards // self.get_tp_size()  # tensor parallel processes are given the same batch
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * shards
         return min(batch / examples, 1.0) if examples else 0.0
 
     @property
@@ -231,7 +245,7 @@ class ZOMixin(LightCheckpoints):
         per_rank = 1 if scaled else self.current_gradient_accumulation_steps
         divisor = per_rank * self._shards
         if scaled and num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            divisor = 1
+            divisor = self.get_tp_size()  # whose processes all have the same loss
             num_items_in_batch = (
                 num_items_in_batch // self._groups
             )  # Trainer counts a batch once for each of its processes

@@ -53,7 +53,8 @@ def require_same_start(model: torch.nn.Module) -> None:
 
 def watch(zo: ZOOptimizer, every: int) -> None:
     """From here on the processes of `zo` are compared, now and every so many steps (0: only now)."""
-    require_same_start(zo.model)
+    if not zo.space.sharded:  # of one file, cut: nothing to compare
+        require_same_start(zo.model)
     rounding = list(Rounding).index(zo.space.rounding)  # `auto` looks at each rank's free memory
     require_equal(rounding, "weight_rounding (set it, instead of auto)")
     if every and not any(isinstance(observer, Agreement) for observer in zo.observers):

@@ -44,7 +44,11 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
             raise UsageError(
                 f"ZOTrainer takes a ZOConfig, but {type(args).__name__} was given; for a stock Trainer use ZOCallback"
             )
-        super().__init__(model, args, objective=objective, **kwargs)
+        whole, args.save_only_model = args.save_only_model, args.save_only_model or _saves_scalars(model, args)
+        try:
+            super().__init__(model, args, objective=objective, **kwargs)
+        finally:
+            args.save_only_model = whole
         self.check_zo()
 
     @property
@@ -60,3 +64,8 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
             self.forwards += 1
             return self.objective.losses(model, inputs)
         return super().zo_losses(model, inputs, num_items_in_batch)
+
+
+def _saves_scalars(model: Any, args: ZOConfig) -> bool:
+    """Whether checkpoints hold scalars beside the log: Transformers refuses others of a model that it sharded itself."""
+    return getattr(model, "is_distributed_loading_by_transformers", False) and args.zo_light_checkpoints

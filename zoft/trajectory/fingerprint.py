@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,6 +16,20 @@ from zoft.shards import is_sharded
 from zoft.space import ParameterSpace
 
 CHUNK = 1 << 24  # elements hashed at a time: a copy of at most this many exists beside the weights
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprints:
+    """Of a sharded model, taken by all its processes together, for the one that keeps the log."""
+
+    trained: str
+    frozen: str
+    state: str
+
+    @classmethod
+    def of(cls, model: nn.Module, space: ParameterSpace, rule_state: dict[str, Any]) -> Fingerprints:
+        """All processes must call this."""
+        return cls(trained_fingerprint(space), frozen_fingerprint(model, space), state_fingerprint(space, rule_state))
 
 
 def trained_fingerprint(space: ParameterSpace) -> str:

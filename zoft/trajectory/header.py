@@ -22,7 +22,7 @@ from zoft.rules import RULES
 from zoft.schedule import Schedule
 from zoft.space import ParameterSpace
 from zoft.trajectory.errors import TrajectoryError
-from zoft.trajectory.fingerprint import frozen_fingerprint, trained_fingerprint
+from zoft.trajectory.fingerprint import Fingerprints, frozen_fingerprint, trained_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +130,19 @@ def _parameter(name: Any, shape: Any, dtype: Any) -> Parameter:
 
 
 def describe(
-    optimizer: ZOOptimizer, base: str = "", capacity: int | None = None, *, hash_weights: bool = True
+    optimizer: ZOOptimizer,
+    base: str = "",
+    capacity: int | None = None,
+    *,
+    hash_weights: bool = True,
+    known: Fingerprints | None = None,
 ) -> Header:
-    """The header of a log that starts where `optimizer` stands now. Hashing reads every weight once."""
+    """The header of a log that starts where `optimizer` stands now. Hashing, where nothing is `known`, reads every weight."""
     space = optimizer.space
     return Header(
         parameters=parameters(space),
-        weights=trained_fingerprint(space) if hash_weights else "",
-        frozen=frozen_fingerprint(optimizer.model, space) if hash_weights else "",
+        weights=(known.trained if known else trained_fingerprint(space)) if hash_weights else "",
+        frozen=(known.frozen if known else frozen_fingerprint(optimizer.model, space)) if hash_weights else "",
         base=base,
         dtype=_loaded_dtype(optimizer),
         seed=optimizer.source.seed,

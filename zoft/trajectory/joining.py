@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoft.optimizer import ZOOptimizer
 from zoft.trajectory.errors import TrajectoryError
-from zoft.trajectory.fingerprint import state_fingerprint
+from zoft.trajectory.fingerprint import Fingerprints, state_fingerprint
 from zoft.trajectory.frame import DIGEST_BYTES, FULL, frame
 from zoft.trajectory.header import Header, describe
 from zoft.trajectory.log import TrajectoryLog
@@ -27,6 +27,7 @@ def attach(
     checkpoint: str | os.PathLike[str] | None = None,
     capacity: int | None = None,
     sync_seconds: float = 10.0,
+    known: Fingerprints | None = None,
 ) -> Recorder:
     """Record every step that `optimizer` takes from now on.
 
@@ -44,6 +45,7 @@ def attach(
         checkpoint: the folder that was resumed from; the log must agree with the mark in it.
         capacity: (direction, coefficient) pairs a step may have; None: the optimizer's `directions`.
         sync_seconds: longest time that a record waits for `fsync`.
+        known: of a sharded model, whose weights one process cannot read alone.
 
     Raises:
         TrajectoryError: the log ends before the present step, belongs to a run with other settings, or is damaged.
@@ -53,7 +55,7 @@ def attach(
         if optimizer.steps == 0:
             if path.exists():
                 _set_aside(path)
-        elif path.exists() and not _leads_here(optimizer, path, checkpoint, capacity):
+        elif path.exists() and not _leads_here(optimizer, path, checkpoint, capacity, known):
             _check_beginning(optimizer, path)
             old = _set_aside(path)
             logger.warning(
@@ -66,7 +68,7 @@ def attach(
         else:
             _check_beginning(optimizer, path)
             start = base if optimizer.steps == 0 else str(checkpoint or "")
-            recorder = _begin(optimizer, describe(optimizer, start, capacity), path, sync_seconds)
+            recorder = _begin(optimizer, describe(optimizer, start, capacity, known=known), path, sync_seconds)
         if beside(path).name == MARK:
             beside(path).unlink(missing_ok=True)  # the weights are at the log's end again
     except OSError as error:
@@ -96,7 +98,11 @@ def _begin(optimizer: ZOOptimizer, header: Header, path: Path, sync_seconds: flo
 
 
 def _leads_here(
-    optimizer: ZOOptimizer, path: Path, checkpoint: str | os.PathLike[str] | None, capacity: int | None
+    optimizer: ZOOptimizer,
+    path: Path,
+    checkpoint: str | os.PathLike[str] | None,
+    capacity: int | None,
+    known: Fingerprints | None,
 ) -> bool:
     """Whether the log leads to where `optimizer` stands, as far as marks tell.
 
@@ -113,7 +119,7 @@ def _leads_here(
         mark = read_mark(path.parent) if beside(path).name == MARK else None
         if mark is None or mark.steps != steps:
             return True
-    return mark.state == state_fingerprint(optimizer.space, optimizer.rule_state)
+    return mark.state == (known.state if known else state_fingerprint(optimizer.space, optimizer.rule_state))
 
 
 def _readable(optimizer: ZOOptimizer, path: Path, capacity: int | None) -> TrajectoryLog:

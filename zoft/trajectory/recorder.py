@@ -94,22 +94,25 @@ class Recorder:
             ) from error
         self._synced = time.monotonic()
 
-    def checkpoint(self, folder: str | os.PathLike[str]) -> None:
+    def checkpoint(self, folder: str | os.PathLike[str], state: str | None = None) -> None:
         """Leave a mark in a checkpoint folder, after the log is on the disk: call it when a checkpoint is written.
 
+        `state` is the weights' state fingerprint where they are sharded, which all processes take together.
         Call `sync` before its weights are written: a checkpoint that is ahead of its log cannot be resumed from.
         """
         self.sync()
-        write_whole(Path(folder) / MARK, self._mark().to_json())
+        write_whole(Path(folder) / MARK, self._mark(state).to_json())
 
-    def _mark(self) -> Mark:
-        optimizer, state = self._optimizer, None
-        if optimizer.steps == self.steps and not (optimizer.space.torn or optimizer.perturbation.cycles):
+    def _mark(self, state: str | None) -> Mark:
+        optimizer = self._optimizer
+        if optimizer.steps != self.steps or optimizer.space.torn or optimizer.perturbation.cycles:
+            return Mark(self.steps, self._check, None)
+        if state is None and not optimizer.space.sharded:
             state = state_fingerprint(optimizer.space, optimizer.rule_state)
         return Mark(self.steps, self._check, state)
 
-    def close(self) -> None:
-        """Sync, close and leave a mark beside a log called trajectory.zoft; a second call does nothing."""
+    def close(self, state: str | None = None) -> None:
+        """Sync, close and leave a mark beside a log called trajectory.zoft; a second call does nothing. `state`: as above."""
         if self._file >= 0:
             try:
                 self.sync()
@@ -117,7 +120,7 @@ class Recorder:
                 os.close(self._file)
                 self._file = -1
             if beside(self.path).name == MARK:
-                write_whole(beside(self.path), self._mark().to_json())
+                write_whole(beside(self.path), self._mark(state).to_json())
 
 
 def write_whole(path: Path, data: bytes) -> None:
