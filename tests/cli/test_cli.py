@@ -48,7 +48,7 @@ def test_configs_prints_the_path_of_a_launch_file(capsys):
     path = Path(capsys.readouterr().out.strip())
     assert path.is_file() and path.name == "cpu.yaml"
     assert cli.main(["configs"]) == 0
-    assert {"cpu", "cpu_two", "fsdp2", "multi_gpu", "one_gpu"} <= {
+    assert {"cpu", "cpu_two", "multi_gpu", "one_gpu"} <= {
         line.split()[0] for line in capsys.readouterr().out.splitlines()
     }
 
@@ -58,7 +58,7 @@ def test_configs_prints_the_path_of_a_launch_file(capsys):
     [
         (["finetun"], "unknown command 'finetun'; did you mean finetune?"),
         (["dance"], "unknown command 'dance'; there are finetune, "),
-        (["configs", "fsdp"], "unknown launch file 'fsdp'; did you mean fsdp2?"),
+        (["configs", "gpu"], "unknown launch file 'gpu'; did you mean one_gpu?"),
         (["configs", "a", "b"], "takes one name"),
         (["recipes", "all"], "unknown recipe 'all'"),
     ],

@@ -36,7 +36,6 @@ LAUNCHES = {
     "cpu": {"- - True - - no"},
     "multi_gpu": {"0 2 - - - no", "1 2 - - - no"},
     "cpu_two": {"0 2 true - - no", "1 2 true - - no"},
-    "fsdp2": {"0 2 - true 2 no", "1 2 - true 2 no"},
 }
 
 

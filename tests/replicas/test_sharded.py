@@ -27,9 +27,3 @@ def test_shards_end_as_one_process(folder: Path, case: str) -> None:
         assert {name: rank[name] for name in alone} == alone  # weights, state_dict, learning rate
         assert {rank[name] for name in ("resumed", "replayed", "unsharded")} == {alone["print"]}
     assert first["held"] != second["held"] and first["held"] + second["held"] == alone["elements"]
-
-
-def test_a_layer_that_is_sharded_by_itself_is_refused(folder: Path) -> None:
-    """Its weight is cut again before a hook could take the displaced copy away."""
-    said = json.loads((folder / "rank0.json").read_text())["leaf"]
-    assert "'weight' belongs to a FSDPLinear to which fully_shard was applied itself" in said

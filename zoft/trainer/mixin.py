@@ -22,6 +22,7 @@ from zoft.stability import Steering, govern
 from zoft.trainer.best import follow_best, mark_best
 from zoft.trainer.holding import losses_follow, step_follows
 from zoft.trainer.light import LightCheckpoints
+from zoft.trainer.placement import check_placement, check_sharded
 from zoft.trainer.recording import LOG_NAME, RecordTrajectory
 from zoft.trainer.refused import check_launch, check_training_settings, last_checkpoint
 from zoft.trainer.replicas import by_shards, check_same_run, watch
@@ -53,35 +54,9 @@ class ZOMixin(LightCheckpoints):
         check_training_settings(vars(self.args))
         self.check_light()
         check_launch(os.environ)
-        if self.is_fsdp_enabled:
-            raise UsageError(
-                "accelerate's FSDP shards the weights after the optimizer was made, so no update would reach them; leave it "
-                "out of the launch file and have the model sharded where it is loaded: fsdp_size=N or tp_size=N, or in Python "
-                "from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=N)) (docs/scaling.md)"
-            )
+        check_placement(self)
         if self.model is not None and any(is_sharded(weight) for weight in self.model.parameters()):
-            self._check_sharded()
-        if self.args.n_gpu > 1:
-            raise UsageError(
-                f"{self.args.n_gpu} GPUs are visible to one process, which Trainer would drive with DataParallel; "
-                f"start one process per GPU (accelerate launch --num_processes {self.args.n_gpu} …) "
-                "or show it one (CUDA_VISIBLE_DEVICES=0)"
-            )
-
-    def _check_sharded(self) -> None:
-        if not getattr(self.model, "is_distributed_loading_by_transformers", False):
-            raise UsageError(
-                "the model is sharded, but Trainer knows only those that are sharded where they are loaded: "
-                "from_pretrained(…, distributed_config=DistributedConfig(fsdp_size=N)); or train it with zoft.ZOOptimizer in a "
-                "loop of your own (docs/scaling.md)"
-            )
-        if self.zo_settings.guard == "rewind" or (
-            self.args.save_strategy != "no" and not self.zo_settings.zo_light_checkpoints
-        ):
-            raise UsageError(
-                "checkpoints of a sharded model are made without weights, from which each process catches up by base and log: "
-                "set zo_light_checkpoints=true (or save_strategy=no), and guard=skip or off"
-            )
+            check_sharded(self.model, self.args, self.zo_settings)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The zeroth-order optimizer over whatever is trainable now; from here to the end of `train` all is frozen."""

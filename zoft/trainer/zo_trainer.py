@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from zoft.errors import UsageError
+from zoft.shards import is_sharded
 from zoft.trainer.mixin import ZOMixin
 from zoft.trainer.objective_trainer import ObjectiveTrainer
+from zoft.trainer.placement import check_sharded
 from zoft.trainer.settings import ZOSettings
 from zoft.trainer.zo_config import ZOConfig
 
@@ -44,7 +46,12 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
             raise UsageError(
                 f"ZOTrainer takes a ZOConfig, but {type(args).__name__} was given; for a stock Trainer use ZOCallback"
             )
-        whole, args.save_only_model = args.save_only_model, args.save_only_model or _saves_scalars(model, args)
+        whole = args.save_only_model
+        if isinstance(model, nn.Module) and any(map(is_sharded, model.parameters())):
+            check_sharded(model, args, args.zo_settings())
+            args.save_only_model = (
+                True  # Transformers refuses optimizer states as large as the weights: here are scalars
+            )
         try:
             super().__init__(model, args, objective=objective, **kwargs)
         finally:
@@ -64,8 +71,3 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
             self.forwards += 1
             return self.objective.losses(model, inputs)
         return super().zo_losses(model, inputs, num_items_in_batch)
-
-
-def _saves_scalars(model: Any, args: ZOConfig) -> bool:
-    """Whether checkpoints hold scalars beside the log: Transformers refuses others of a model that it sharded itself."""
-    return getattr(model, "is_distributed_loading_by_transformers", False) and args.zo_light_checkpoints
