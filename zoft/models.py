@@ -139,7 +139,8 @@ def load_model(
 
 
 def _sharded(sharding: Mapping[str, int]) -> Any:
-    """Raises UsageError unless there are as many processes."""
+    """Raises UsageError unless there are as many processes. They meet here, as Trainer's would, where they have not yet."""
+    from accelerate import PartialState
     from transformers.distributed import DistributedConfig
 
     ((name, size),) = sharding.items()
@@ -149,6 +150,7 @@ def _sharded(sharding: Mapping[str, int]) -> Any:
             f"{name}={size} cuts the weights among {size} processes, but {processes} {'was' if processes == 1 else 'were'} "
             f"started: accelerate launch --num_processes {size} …"
         )
+    PartialState()  # before Transformers makes a group of its own, of which Trainer would know nothing
     cut: Any = {name: size}
     return DistributedConfig(**cut)
 
