@@ -141,7 +141,7 @@ def load_model(
 def _sharded(sharding: Mapping[str, int]) -> Any:
     """Raises UsageError unless there are as many processes. They meet here, as Trainer's would, where they have not yet."""
     from accelerate import PartialState
-    from transformers.distributed import DistributedConfig
+    from transformers.distributed.configuration_utils import DistributedConfig
 
     ((name, size),) = sharding.items()
     processes = int(os.environ.get("WORLD_SIZE", "1"))

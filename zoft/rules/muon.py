@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoft.backends import Move, PolarMove, Term
-from zoft.directions import Direction
+from zoft.directions import Direction, LowRank
 from zoft.errors import UsageError
 from zoft.estimate import Step
 from zoft.limits import check_share
@@ -49,7 +49,7 @@ class Muon(Rule):
 
     def check(self, directions: Sequence[Direction]) -> None:
         form = directions[0].form
-        if form is None:
+        if not isinstance(form, LowRank):
             raise UsageError(
                 "zo_rule=muon takes the orthogonal factor of a gradient through its thin factors, and dense directions have "
                 "none; set zo_shape=low_rank or subspace (with zo_refresh, so that steps share a factor)"

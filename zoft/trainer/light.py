@@ -44,7 +44,7 @@ class LightCheckpoints(RenamedWeights):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, at the weights; a checkpoint begins with it, and the log must be on the disk before."""
-        if self.zo is not None:
+        if isinstance(self.zo, ZOOptimizer):
             self.zo.settle()
         if self._recording is not None:
             self._recording.sync()

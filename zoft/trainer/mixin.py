@@ -244,7 +244,7 @@ class ZOMixin(LightCheckpoints):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """As `Trainer.evaluation_loop`, at the weights."""
-        if self.zo is not None:
+        if isinstance(self.zo, ZOOptimizer):  # MeZO's has its weights in place between steps
             self.zo.settle()
         return super().evaluation_loop(*args, **kwargs)
 
