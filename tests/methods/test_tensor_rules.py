@@ -135,7 +135,7 @@ def test_muon_is_sign_descent_where_nothing_is_to_be_orthogonalised() -> None:
     """Rank 1, one direction of signs, beta = 0: lr sign(c) z, matrices and vectors alike, tied and scalar ones too."""
     ends, form = [], LowRank("low_rank", 1, 1)
     for c in (0.25, -3.0):
-        space, made = ParameterSpace(Tiny(torch.float64), factored=True), rule("muon", beta=0.0)
+        space, made = ParameterSpace(Tiny(torch.float64), shaped=True), rule("muon", beta=0.0)
         directions = DirectionSource(3, form=form).at(0, 1)
         before = {slot.name: slot.weight.detach().clone() for slot in space.slots}
         move, _ = spend(made, made.init(), Step(0, Estimate(directions, (c,), 0.0), 0.125))

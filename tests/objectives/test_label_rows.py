@@ -74,7 +74,7 @@ def test_displaced_label_rows_equal_the_displaced_head(family, panel_bytes, form
     """
     monkeypatch.setattr("zoft.read_only.PANEL_BYTES", panel_bytes)
     model, batch = build(family), batch_of(CHOICES[1])
-    space = ParameterSpace(model, factored=form is not None)
+    space = ParameterSpace(model, shaped=form is not None)
     direction = Direction(3, 5, form=form)
     seen = rows_read(model)
     population = [(Term(direction, 2.0**-6),), (Term(direction, -(2.0**-6)),)]
