@@ -18,6 +18,7 @@ EXPORTS = {
     "ZOTrainer": "zoft.trainer",
     "from_trajectory": "zoft.trajectory.publish",
     "load_config": "zoft.config",
+    "stream": "zoft.streaming.stream",
 }
 
 __all__ = ["EXPORTS", "__version__", *sorted(EXPORTS)]  # pyright: ignore[reportUnsupportedDunderAll]

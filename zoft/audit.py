@@ -23,15 +23,20 @@ class ReadOutside(Exception):
 class Audit(TorchDispatchMode):
     """Stops at any operation that reads the memory of a trainable parameter while its perturbed copy should be read."""
 
-    def __init__(self, watched: Iterable[Slot], allowed: Callable[[], bool]) -> None:
+    def __init__(
+        self, watched: Iterable[Slot], allowed: Callable[[], bool], moves_about: Callable[[Slot], bool]
+    ) -> None:
         """
         Args:
             watched: the parameters that are displaced.
+            moves_about: is this one at another address while its block runs?
             allowed: is the present operation the one that makes the copies?
         """
         super().__init__()
         self._allowed = allowed
         slots = [slot for slot in watched if slot.weight.numel() and slot.shard is None]  # gathering reads shards
+        self._moving = [slot for slot in slots if moves_about(slot)]
+        slots = [slot for slot in slots if not moves_about(slot)]
         self._slots = sorted(slots, key=lambda slot: slot.weight.data_ptr())
         self._starts = [slot.weight.data_ptr() for slot in self._slots]
 
@@ -47,6 +52,9 @@ class Audit(TorchDispatchMode):
         """The trainable parameter in whose memory `tensor` begins."""
         if tensor.device.type == "meta" or not tensor.numel():
             return None
+        for slot in self._moving:
+            if 0 <= tensor.data_ptr() - slot.weight.data_ptr() < slot.weight.nbytes:
+                return slot
         index = bisect.bisect_right(self._starts, tensor.data_ptr()) - 1
         if index < 0:
             return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -13,6 +13,16 @@ BEGIN = {"momentum": 0.0, "square": 0.0, "curvature": 1.0}  # kinds, and what th
 PANEL = 1 << 22  # elements that are in float64 at once
 
 
+def wide(weight: torch.Tensor) -> torch.dtype:
+    """The accumulator's type."""
+    return torch.float64 if weight.dtype is torch.float64 else torch.float32
+
+
+def zeros_like(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros of a weight's shape, where it is."""
+    return torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+
+
 class Buffers(dict[str, torch.Tensor]):
     """By parameter's name for a momentum, by "kind of name" for others: 4 bytes a weight (8 for float64 weights).
 
@@ -20,17 +30,24 @@ class Buffers(dict[str, torch.Tensor]):
     {'w': tensor([0., 0.]), 'curvature of w': tensor([1., 1.])}
     """
 
-    def __init__(self, kinds: Sequence[str], weights: Mapping[str, torch.Tensor]) -> None:
+    def __init__(
+        self,
+        kinds: Sequence[str],
+        weights: Mapping[str, torch.Tensor],
+        zeros: Callable[[torch.Tensor, torch.dtype], torch.Tensor] = zeros_like,
+    ) -> None:
         """
         Args:
             kinds: of `BEGIN`.
             weights: by canonical name.
+            zeros: makes what lies beside a weight.
         """
         super().__init__()
         for kind in kinds:
             for name, weight in weights.items():
-                wide = torch.float64 if weight.dtype is torch.float64 else torch.float32
-                self[_key(kind, name)] = torch.full(weight.shape, BEGIN[kind], dtype=wide, device=weight.device)
+                buffer = self[_key(kind, name)] = zeros(weight, wide(weight))
+                if BEGIN[kind]:
+                    buffer.fill_(BEGIN[kind])
 
     def of(self, kinds: Sequence[str], name: str) -> list[torch.Tensor]:
         """The buffers of a parameter. Raises UsageError: they are not kept."""

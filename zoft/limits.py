@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
 from typing import Any
 
@@ -10,6 +11,7 @@ from zoft.errors import UsageError
 
 MOST_DIRECTIONS = 4095  # in one step
 SEEDS = 2**32
+UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -51,6 +53,18 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     """UsageError unless `value` is a whole number of at least `least`."""
     if not (_whole(value) and value >= least):
         raise UsageError(f"{name} must be at least {least}, a whole number, but {value!r} was given")
+
+
+def size_in_bytes(name: str, text: str) -> int:
+    """Bytes of such as 24GB; decimal units, as memory is sold. UsageError on anything else.
+
+    >>> size_in_bytes("memory_budget", "24GB"), size_in_bytes("memory_budget", "1.5 mb")
+    (24000000000, 1500000)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]B)", text.strip().upper())
+    if match is None:
+        raise UsageError(f"{name} must be a number and MB, GB or TB, such as 24GB, but {text!r} was given")
+    return round(float(match[1]) * UNITS[match[2]])
 
 
 def _real(value: Any) -> bool:

@@ -24,6 +24,7 @@ from torch import nn
 
 from zoft.errors import UsageError
 from zoft.perturb import evaluation_mode
+from zoft.streaming.stream import streamed
 from zoft.tally import Part, taken, total
 
 NO_DECAY = ("bias", "layer_norm", "layernorm")
@@ -56,6 +57,10 @@ class MeZO(torch.optim.Optimizer):
         Raises:
             UsageError: nothing is trainable.
         """
+        if streamed(model) is not None:
+            raise UsageError(
+                "MeZO writes all weights in place four times a step; stream a model with zoft.ZOOptimizer only"
+            )
         self.model, self.eps = model, eps
         self.named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
         if not self.named:

@@ -28,6 +28,7 @@ from zoft.space import ParameterSpace
 from zoft.sphere import Sphere
 from zoft.spread import Spread
 from zoft.storage import choose_rounding
+from zoft.streaming.stream import streamed
 from zoft.tally import Part, Taken, Totals, taken, total
 from zoft.together import check_together
 
@@ -101,8 +102,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.model = model
         trainable = [weight for weight in model.parameters() if weight.requires_grad]
         self.source = DirectionSource.of_law(int(seed), distribution, form, blocks)
-        law = self.source.distribution
-        plain = form is None and direction_groups == 1 and not any(map(is_sharded, trainable))
+        law, held = self.source.distribution, streamed(model) is None and not any(map(is_sharded, trainable))
+        plain = form is None and direction_groups == 1 and held
         perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=law, plain=plain)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 import warnings
 from abc import ABC, abstractmethod
@@ -16,9 +18,11 @@ from zoft.backends import Move, Point, Term
 from zoft.directions import Distribution
 from zoft.displaced import report_too_large
 from zoft.errors import UsageError
-from zoft.read_only import ReadOnlyView
+from zoft.read_only import InTheMiddle, ReadOnlyView
+from zoft.same_draws import SameDraws
 from zoft.space import ParameterSpace
 
+logger = logging.getLogger(__name__)
 NAMES = ("auto", "read_only", "in_place")
 T = TypeVar("T")  # what a loss returns: a number, or several (the whole batch and its halves)
 
@@ -73,9 +77,30 @@ class ReadOnly(Perturbation):
     def __init__(self, space: ParameterSpace) -> None:
         super().__init__(space)
         self._view = ReadOnlyView(space)
+        self._in_turns = True  # a streamed block is brought in once for all points
 
     def losses(self, population: Sequence[Point], loss: Callable[[], T], *, hold: bool = False) -> list[T]:
+        self.space.settle()  # after a pass that was cut short
+        if self._in_turns and len(population) > 1 and self.space.streamed is not None:
+            try:
+                each = [functools.partial(self._view.evaluate, point, loss) for point in population]
+                return self.space.streamed.in_turns(each, functools.partial(self._suspend, loss))
+            except InTheMiddle:
+                logger.info(
+                    "a module with weights of its own runs the blocks: they are brought in for each point apart"
+                )
+                self._in_turns = False
         return [self._view.evaluate(point, loss) for point in population]
+
+    def _suspend(self, loss: Callable[[], T]) -> Callable[[], None]:
+        resume, draw = self._view.suspend(), loss.suspend() if isinstance(loss, SameDraws) else None
+
+        def go_on() -> None:
+            resume()
+            if draw is not None:
+                draw()
+
+        return go_on
 
 
 class InPlace(Perturbation):

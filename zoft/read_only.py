@@ -44,6 +44,10 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
+class InTheMiddle(Exception):
+    """A pass cannot be interrupted here: a module whose displaced weights are shown is running."""
+
+
 class ReadOnlyView:
     """Enter `at(point)` and run the model: it computes with w + sum_j s_j z_j."""
 
@@ -58,6 +62,9 @@ class ReadOnlyView:
         self._wide = {module for module in held if can_widen(module, trained)}
         self._given: dict[nn.Module, torch.dtype | None] = {}  # what a widened module that runs now was given
         self._scratch = ScratchStack()
+        self._point: Point | None = None  # of the pass that is under way
+        self._handles: list[Any] = []  # its hooks
+        self._lasting = 0  # entries of `_swapped` that stay for the whole pass
         self._large_now: dict[nn.Linear, Slot] = {}  # layers whose forward goes panel by panel in this pass
         self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
@@ -84,7 +91,8 @@ class ReadOnlyView:
                     result = loss()
                 break
             except ReadOutside as error:
-                if error.slot in self._whole_pass or error.slot.shard is not None:
+                unreachable = error.slot.shard is not None or self._space.moves_about(error.slot)
+                if error.slot in self._whole_pass or unreachable:
                     raise UnsupportedModuleError(
                         f"{error.slot.name!r} is read by {error.operation} through a reference kept outside its module, which "
                         "a read-only perturbation cannot reach; freeze it or use perturbation=in_place"
@@ -108,37 +116,59 @@ class ReadOnlyView:
     @contextmanager
     def at(self, point: Point) -> Iterator[None]:
         """Inside, every module that holds trainable parameters sees them displaced by `point`; of a block, those in it."""
-        moves, moved = (Move(point),), set(self._moved(point))
-        held = [module for module, shown in self._held.items() if any(slot in moved for _, slot in shown)]
-        wide = [m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])]
-        handles = []
         passes = self._passes[_blocks(point)]
         audited = point and not (passes + 1) & passes  # passes 1, 2, 4, 8 …
-        self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point), moved))
         try:
-            for slot in [slot for slot in self._whole_pass if slot in moved]:
-                self._displace(slot, slot.owners, moves)
-            for module, slot in self._large_now.items():
-                module.forward = GivesRows(self._in_parts, module, slot, point)
-            for module in wide:
-                before = functools.partial(self._swap_wide, moves=moves)
-                handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-                first = is_cut_itself(module)
-                handles.append(module.register_forward_hook(self._restore_wide, always_call=True, prepend=first))
-            for module in held:
-                if module not in wide:
-                    handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
-                    first = is_cut_itself(module)  # before FSDP2's own hook cuts what it finds there
-                    handles.append(module.register_forward_hook(self._restore, always_call=True, prepend=first))
-            with Audit(moved, lambda: self._filling) if audited else nullcontext():
+            self._show(point)
+            watched = (
+                Audit(self._moved(point), lambda: self._filling, self._space.moves_about) if audited else nullcontext()
+            )
+            with watched:
                 yield
         finally:
-            for handle in handles:
-                handle.remove()
-            for module in self._large_now:
-                del module.forward
-            while self._swapped:
-                self._pop()
+            self._hide()
+
+    def suspend(self) -> Callable[[], None]:
+        """Show the weights as they are, in the middle of a pass; what is returned goes on with it.
+
+        Raises:
+            InTheMiddle: a module whose weights are displaced is running.
+        """
+        point = self._point
+        if len(self._swapped) > self._lasting:
+            raise InTheMiddle
+        self._hide()
+        return (lambda: None) if point is None else functools.partial(self._show, point)
+
+    def _show(self, point: Point) -> None:
+        self._point, moves, moved = point, (Move(point),), set(self._moved(point))
+        held = [module for module, shown in self._held.items() if any(slot in moved for _, slot in shown)]
+        wide = [m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])]
+        self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point), moved))
+        for slot in [slot for slot in self._whole_pass if slot in moved]:
+            self._displace(slot, slot.owners, moves)
+        self._lasting = len(self._swapped)
+        for module, slot in self._large_now.items():
+            module.forward = GivesRows(self._in_parts, module, slot, point)
+        for module in wide:
+            before = functools.partial(self._swap_wide, moves=moves)
+            self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+            first = is_cut_itself(module)
+            self._handles.append(module.register_forward_hook(self._restore_wide, always_call=True, prepend=first))
+        for module in held:
+            if module not in wide:
+                self._handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
+                first = is_cut_itself(module)  # before FSDP2's own hook cuts what it finds there
+                self._handles.append(module.register_forward_hook(self._restore, always_call=True, prepend=first))
+
+    def _hide(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for module in self._large_now:
+            vars(module).pop("forward", None)
+        self._handles, self._large_now, self._point, self._lasting = [], {}, None, 0
+        while self._swapped:
+            self._pop()
 
     def _apart(self, factored: bool, moved: set[Slot]) -> Iterator[tuple[nn.Linear, Slot]]:
         """Linear layers whose displaced weight is never held whole: large ones, and all along directions with factors."""

@@ -7,6 +7,7 @@ sqrt(2) sigma / (2 eps), some hundred times sigma at eps = 2^-10.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -57,6 +58,10 @@ class SameDraws(Generic[T]):
         """The generators as they are after one call, however many there were."""
         if self._after is not None:
             self._put(self._after)
+
+    def suspend(self) -> Callable[[], None]:
+        """In the middle of a call: what is returned puts the generators back where they stand now."""
+        return functools.partial(self._put, self._states())
 
     def _states(self) -> _States:
         drawn = [torch.get_rng_state(), *(torch.get_device_module(d).get_rng_state(*_which(d)) for d in self._devices)]

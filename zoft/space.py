@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -16,7 +17,7 @@ from zoft.backends import Backend, Move, Rounding, Target, TensorMove, Term, bac
 from zoft.backends.scaled import ScaledBackend
 from zoft.backends.shaped import ShapedBackend
 from zoft.backends.small_weights import SmallWeightsBackend, threshold
-from zoft.buffers import Buffers
+from zoft.buffers import Buffers, wide, zeros_like
 from zoft.checksum import checksum
 from zoft.directions import Direction, Window, sees
 from zoft.directions.blocks import block_numbers
@@ -24,8 +25,10 @@ from zoft.directions.rademacher import LANES
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.naming import canonical_name, stream_ids
 from zoft.shards import Shard, check_tied, is_sharded, part_of, reshard
+from zoft.streaming.stream import streamed
 
 NORM_PANEL = 1 << 22  # elements that are in float64 at once
+Zeros = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -97,15 +100,17 @@ class ParameterSpace:
             raise UsageError("there is nothing to train: every parameter of the model has requires_grad=False")
         _check_dtypes(trainable, self.rounding)
         first_names = _merge_aliases(trainable)
+        self.streamed = streamed(model)
+        zeros = self._beside([trainable[name] for name in first_names], len(buffers))
         owners = _owners(model)
         streams = stream_ids(canonical_name(name) for name in first_names)
         numbers = block_numbers(map(canonical_name, first_names), blocks)
         self.slots = tuple(
-            _slot(name, trainable[first], (streams[name], numbers[name]), owners, aliases, self.rounding)
+            _slot(name, trainable[first], (streams[name], numbers[name]), owners, aliases, self.rounding, zeros)
             for first, aliases in first_names.items()
             for name in (canonical_name(first),)
         )
-        self.device = self.slots[0].weight.device
+        self.device = self.slots[0].weight.device if self.streamed is None else self.streamed.device
         chosen = backend(backend_name, self.device)
         self.thresholds: dict[str, float] = {}  # of matrices of which only small weights move, by canonical name
         self._limits: dict[int, float] = {}  # the same by stream
@@ -115,8 +120,8 @@ class ParameterSpace:
         self.backend: Backend = ShapedBackend(chosen) if shaped else chosen
         self.torn = False  # a write has begun and was interrupted: no step leads to these weights
         self._filled = tuple(slot for slot in self.slots if slot.weight.numel() or slot.shard is None)
-        self._fixed = None if sharded else self._now()
-        self.momenta = Buffers(buffers, {s.name: s.weight for s in self.slots})
+        self._fixed = None if sharded else self._in_order()
+        self.momenta = Buffers(buffers, {s.name: s.weight for s in self.slots}, zeros)
         if "curvature" in buffers:
             if sharded:
                 raise UsageError(
@@ -125,12 +130,29 @@ class ParameterSpace:
             scales = {s.window.stream: self.momenta.of(["curvature"], s.name)[0] for s in self.slots}
             self.backend = ScaledBackend(self.backend, scales)
 
-    def _now(self) -> tuple[Target, ...]:
-        return tuple(Target(s.weight, s.window, s.decays, s.residual) for s in self._filled)
-
     @property
-    def _targets(self) -> tuple[Target, ...]:
-        return self._fixed or self._now()
+    def _written(self) -> list[tuple[int | None, list[tuple[Target, Slot]]]]:
+        """As `_in_order`; the parts of a sharded model may have moved since."""
+        return self._in_order() if self._fixed is None else self._fixed
+
+    def _beside(self, weights: Sequence[torch.Tensor], buffers: int) -> Zeros:
+        """Makes what lies beside weights where they live, with the room for all of it taken at once."""
+        if self.streamed is None:
+            return zeros_like
+        kept = [(w, _residual_dtype(w, self.rounding)) for w in weights]
+        kept += [(w, wide(w)) for w in weights] * buffers
+        needed = [(w, dtype) for w, dtype in kept if dtype is not None]
+        self.streamed.reserve([w for w, _ in needed], [dtype for _, dtype in needed])
+        return self.streamed.zeros_beside
+
+    def _in_order(self) -> list[tuple[int | None, list[tuple[Target, Slot]]]]:
+        """(streamed block, its targets) in the order in which blocks are written; None: all that is on the device."""
+        parts: dict[int | None, list[tuple[Target, Slot]]] = {}
+        for slot in self._filled:
+            block = None if self.streamed is None else self.streamed.block_of(slot.weight)
+            target = Target(slot.weight, slot.window, slot.decays, slot.residual)
+            parts.setdefault(block, []).append((target, slot))
+        return sorted(parts.items(), key=lambda part: -1 if part[0] is None else part[0])
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -189,6 +211,10 @@ class ParameterSpace:
         wholes = (slot.window if slot.shard is None else slot.shard.whole for slot in self.slots)
         return [(w.total_rows, w.total_columns) for w in wholes if w.total_columns > 1]
 
+    def moves_about(self, slot: Slot) -> bool:
+        """Whether a weight is at one address while its block runs, and at another otherwise."""
+        return self.streamed is not None and self.streamed.copies and self.streamed.block_of(slot.weight) is not None
+
     @property
     def sharded(self) -> bool:
         """Whether this process holds parts of the weights only."""
@@ -199,20 +225,31 @@ class ParameterSpace:
         if self._sharded is not None:
             reshard(self._sharded)
 
+    def settle(self) -> None:
+        """All blocks of a streamed model are back where they live, with all that was written."""
+        if self.streamed is not None:
+            self.streamed.carrier.settle()
+
     def move_(self, moves: Sequence[Move]) -> None:
         """Apply `moves` in order to every weight, rounding to storage after each."""
         self.reshard()
         before, self.torn = self.torn, True
-        for kind, run in groupby(moves, key=type):
-            if kind is Move:
-                self.backend.sweep_(self._targets, list(run), self.rounding)
-                continue
-            for move in run:
-                self._through_tensors_(move)  # type: ignore[arg-type]
+        for block, written in self._written:
+            with nullcontext() if block is None or self.streamed is None else self.streamed.here(block):
+                self._write(written, moves)
+        self.settle()
         self.torn = before
 
-    def _through_tensors_(self, move: TensorMove) -> None:
-        for target, slot in zip(self._targets, self._filled, strict=True):
+    def _write(self, written: Sequence[tuple[Target, Slot]], moves: Sequence[Move]) -> None:
+        for kind, run in groupby(moves, key=type):
+            if kind is Move:
+                self.backend.sweep_([target for target, _ in written], list(run), self.rounding)
+                continue
+            for move in run:
+                self._through_tensors_(written, move)  # type: ignore[arg-type]
+
+    def _through_tensors_(self, written: Sequence[tuple[Target, Slot]], move: TensorMove) -> None:
+        for target, slot in written:
             move.spend_(self.backend, target, self.momenta.of(move.buffers, slot.name), self.rounding)
 
     def norm(self) -> float:
@@ -281,6 +318,11 @@ def sum_of_squares(values: torch.Tensor) -> float:
     return math.fsum(float(panel.to(torch.float64).square().sum()) for panel in panels)
 
 
+def _residual_dtype(weight: torch.Tensor, rounding: Rounding) -> torch.dtype | None:
+    """Of the low-order bits that lie beside a weight; None: there are none."""
+    return rounding.residual_dtype if weight.dtype is torch.bfloat16 else None
+
+
 def _check_dtypes(trainable: dict[str, nn.Parameter], rounding: Rounding) -> None:
     for name, weight in trainable.items():
         if weight.dtype not in FLOATS:
@@ -340,6 +382,7 @@ def _slot(
     owners: dict[int, list[tuple[nn.Module, str]]],
     aliases: Iterable[nn.Parameter],
     rounding: Rounding,
+    zeros: Zeros,
 ) -> Slot:
     holders = tuple(holder for alias in aliases for holder in owners[id(alias)])
     for module, _ in holders:
@@ -353,7 +396,6 @@ def _slot(
     if is_sharded(weight):
         check_tied(name, weight, [module for module, _ in holders])
         part, window, shard = part_of(name, weight, *address)
-    residual = None
-    if rounding.residual_dtype is not None and weight.dtype is torch.bfloat16:
-        residual = torch.zeros(part.shape, dtype=rounding.residual_dtype, device=part.device)
+    kept = _residual_dtype(weight, rounding)
+    residual = None if kept is None else zeros(part, kept)
     return Slot(name, part, window, weight.ndim >= 2 and not is_norm, holders, residual, shard)

@@ -16,6 +16,12 @@ def check_together(source: DirectionSource, space: ParameterSpace, *, perturbati
             "a sharded model is gathered by all ranks at once, for the same points: leave zo_direction_groups at 1, and "
             "take perturbation=read_only"
         )
+    if space.streamed is not None and (in_place or source.sphere or isinstance(space.backend, ScaledBackend)):
+        raise UsageError(
+            "memory_budget streams blocks in and out: perturbation=in_place would write them several times in a step, "
+            "zo_distribution=sphere reads all of them at once, and zo_rule=hizoo was never tried with it; take "
+            "perturbation=read_only, another distribution, another rule, or leave memory_budget out"
+        )
     if source.sphere and (in_place or space.sharded):
         raise UsageError(
             "zo_distribution=sphere needs the length of z over all weights, which is in no record and which no part of a "

@@ -23,6 +23,8 @@ SIDEWAYS = {
     ("trajectory", "optimizer"): "the log is written beside the optimizer and read back into one",
     ("trajectory", "estimators"): "replay repeats the points at which an in-place estimator took its losses",
     ("perturb", "read_only"): "the population's losses are taken through read-only views",
+    ("space", "streaming"): "a write brings in the blocks that live outside the device",
+    ("streaming", "storage"): "the machine's free memory is asked for in one place",
     ("read_only", "audit"): "a view's passes are audited",
 }
 GROUND = {"errors"}  # below everything: imports nothing of zoft

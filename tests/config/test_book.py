@@ -10,9 +10,10 @@ from zoft.config import all_recipes, load_config, packaged_folder, read_recipe
 from zoft.config.book import book_names, cell_of
 from zoft.config.book.models import MODELS
 from zoft.config.book.published import TASKS
-from zoft.config.listing import WORLDS, memory, step_bytes, to_download
+from zoft.config.listing import WORLDS, step_bytes, to_download
 from zoft.config.recipes import names_in
 from zoft.errors import UsageError
+from zoft.limits import size_in_bytes
 
 MEZO = {"full": (1e-6, 1e-3), "lora": (1e-4, 1e-2), "prefix": (1e-2, 1e-1)}
 
@@ -84,7 +85,7 @@ def test_a_file_says_what_the_book_says(name):
 
 
 def test_memory_chooses(capsys):
-    assert memory("24GB") == 24e9 and memory("1.5tb") == 1.5e12
+    assert size_in_bytes("fits", "24GB") == 24e9 and size_in_bytes("fits", "1.5tb") == 1.5e12
     assert main(["recipes", "--model", "opt-13b", "--task", "rte", "--fits", "30GB"]) == 0
     out = capsys.readouterr().out
     names = {name for name in book_names() if re.search(rf"^{name}(?=\s|facebook)", out, re.MULTILINE)}

@@ -29,13 +29,14 @@ def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         with open(RESET, "w", encoding="ascii") as file:
             file.write("5")  # the high-water mark falls to what is resident now
-        before = _resident("VmRSS")
+        before = resident("VmRSS")
         work()
-        return _resident("VmHWM") - before
+        return resident("VmHWM") - before
     except (OSError, AttributeError):
         return None
 
 
-def _resident(field: str) -> int:
+def resident(field: str) -> int:
+    """A line of /proc/self/status, in bytes: VmRSS is resident now, VmHWM the most that was."""
     with open("/proc/self/status", encoding="ascii") as lines:
         return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024

@@ -1,6 +1,5 @@
 """`zoft recipes` and `zoft configs`: what comes with zoft, read from YAML and the recipe book alone."""
 
-import re
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from zoft.config.recipes import Recipe, all_recipes, names_in, packaged_folder, 
 from zoft.config.setup import setup_of
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
+from zoft.limits import size_in_bytes
 
 FILTERS = ("model", "task", "fits")
 WORLDS = ("quickstart", "arithmetic")  # models that are made on this machine
 SMALL = 1e9  # bytes that these and the laboratory stay under
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
-UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
 def recipes(argv: Sequence[str]) -> int:
@@ -54,20 +53,8 @@ def _filters(argv: Sequence[str]) -> dict[str, str]:
             )
         found[key] = value.lower()
     if "fits" in found:
-        memory(found["fits"])
+        size_in_bytes("--fits", found["fits"])
     return found
-
-
-def memory(text: str) -> float:
-    """Bytes of such as 24GB; decimal units, as memory is sold.
-
-    >>> memory("24GB"), memory("512 mb")
-    (24000000000.0, 512000000.0)
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]B)", text.strip().upper())
-    if match is None:
-        raise UsageError(f"{text} is no amount of memory: expected a number and MB, GB or TB, such as 24GB")
-    return float(match[1]) * UNITS[match[2]]
 
 
 def _matches(recipe: Recipe, wanted: dict[str, str]) -> bool:
@@ -78,7 +65,7 @@ def _matches(recipe: Recipe, wanted: dict[str, str]) -> bool:
     if wanted.get("task", "") not in str(settings.get("task", "")).lower():
         return False
     needed = step_bytes(recipe)
-    return "fits" not in wanted or (needed is not None and needed <= memory(wanted["fits"]))
+    return "fits" not in wanted or (needed is not None and needed <= size_in_bytes("--fits", wanted["fits"]))
 
 
 def _model_of(recipe: Recipe) -> BookModel | None:

@@ -15,6 +15,7 @@ from zoft.config.training import training_fields
 from zoft.config.values import checked, from_text
 from zoft.errors import UsageError
 from zoft.stability.lab.settings import LabSettings
+from zoft.streaming.settings import check_streamed_run
 from zoft.trainer.mezo_settings import check_mezo_settings
 from zoft.trainer.refused import check_launch, check_training_settings
 from zoft.trainer.settings import ZOSettings
@@ -86,6 +87,8 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         asked = EvaluationSettings(**{key: values[key] for key in fields_of(EvaluationSettings) if key in values})
         training = {key: values[key] for key in values if key in training_fields()}
         check_training_settings(training, gradients=run.method in FIRST_ORDER)
+        if run.memory_budget is not None:
+            check_streamed_run({**vars(run), **vars(zo), **training})
         if run.method == "mezo":
             check_mezo_settings({key: getattr(zo, key) for key in fields_of(ZOSettings) if key in values})
         if run.method in FIRST_ORDER:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from zoft.errors import UsageError
+from zoft.streaming.settings import check_streaming
 from zoft.tuning.settings import TuningSettings
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
@@ -63,12 +64,15 @@ class RunSettings(TuningSettings):
     max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
     fsdp_size: int | None = None  # processes among which every weight is cut, to be gathered where it is used (FSDP2)
     tp_size: int | None = None  # processes that divide every large product among them (tensor parallelism)
+    memory_budget: str | None = None  # such as 8GB: blocks that do not fit live outside the device; None: all is on it
+    stream_to: str = "auto"  # where: memory, disk or a folder; auto: memory of a GPU's machine, disk for a CPU
     runs_dir: str = "runs"  # each run makes a new folder in here, unless output_dir names one
     overwrite: bool = False  # whether output_dir may hold an earlier run
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_counts()
+        check_streaming(self.memory_budget, self.stream_to)
         if self.max_time is not None:
             seconds(self.max_time)
         if self.label_words is not None:

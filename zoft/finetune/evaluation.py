@@ -75,11 +75,14 @@ def measure(config: RunConfig) -> dict[str, Any]:
 def loaded(config: RunConfig) -> Materials:
     """Model and data; a folder that holds a trajectory and no weights is replayed on its base."""
     from zoft.finetune.materials import gather_materials
+    from zoft.finetune.streamed import within_budget
 
     assert config.run.model is not None, "load_config sees to it"
     packed = _packed(config.run.model)
     if packed is None:
-        return gather_materials(config.run, tuned=False)
+        materials = gather_materials(config.run, tuned=False)
+        within_budget(config, materials.model, "nearest")
+        return materials
     from zoft.trajectory.mark import read_to_mark
     from zoft.trajectory.publish import START
     from zoft.trajectory.replay import replay
@@ -91,6 +94,7 @@ def loaded(config: RunConfig) -> Materials:
         raise UsageError(f"model: the log in {packed.parent} does not name its base model; pack it with base=…")
     dtype: Any = log.header.dtype
     materials = gather_materials(replace(config.run, model=base, dtype=dtype), tuned=False)
+    within_budget(config, materials.model, log.header.rounding)
     replay(materials.model, log)
     return materials
 

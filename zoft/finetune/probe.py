@@ -121,6 +121,7 @@ def measure(config: RunConfig) -> Report:
     from zoft.directions.mask import Mask
     from zoft.estimators import estimator
     from zoft.finetune.materials import gather_materials
+    from zoft.finetune.streamed import within_budget
     from zoft.rules import rule
     from zoft.stability.advice import advise
     from zoft.stability.monitor import Surroundings
@@ -132,6 +133,7 @@ def measure(config: RunConfig) -> Report:
     if config.run.reward is not None:
         raise UsageError(f"reward={config.run.reward} is a step function, which has no curvature; leave reward out")
     materials, zo = gather_materials(config.run), config.zo
+    within_budget(config, materials.model)
     micro = int(config.training.get("per_device_train_batch_size", 16))
     size = min(micro * int(config.training.get("gradient_accumulation_steps", 1)), len(materials.train))
     if size < 2:

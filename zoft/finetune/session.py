@@ -22,6 +22,7 @@ from zoft.finetune.features import StoredFeatures, head_of
 from zoft.finetune.folder import run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.seeds import Spread, table, with_seed
+from zoft.finetune.streamed import within_budget
 from zoft.finetune.summary import Summary, closing_words, first_batch, step_bytes
 from zoft.finetune.task_trainer import TRAINERS, TaskEvaluation
 from zoft.perturb import perturbation
@@ -50,6 +51,7 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
     set_seed(args.seed)
     with PartialState().local_main_process_first():  # one process downloads or builds, the others find it made
         materials = gather_materials(config.run)
+    streams = within_budget(config, materials.model)
     _rehearse(config, materials)
     trainer = _trainer(config, args, materials)
     first_score = _rehearse_reward(trainer, materials)
@@ -59,6 +61,8 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "settings.json").write_text(json.dumps(config.settings(), indent=1))
         print(opening_words(config, trainer, materials))
+        if streams is not None:
+            print(streams)
         if first_score is not None:
             print(f"reward={config.run.reward}: {first_score:.3f} on a first batch")
         if materials.own_start and not (folder / START).is_dir():  # a resumed run began where it began
@@ -82,7 +86,8 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
     peak = step_bytes(config.run.method, trainer, materials) if measured else None
     summary = Summary.of(config, trainer, result.metrics, before, after, peak)
     # The comparison takes a step, and with several processes a step needs all of them
-    compare = config.run.model == QUICKSTART and config.run.method == "zo" and trainer.args.world_size == 1
+    plain = config.run.method == "zo" and config.run.memory_budget is None  # a streamed model cannot be copied
+    compare = config.run.model == QUICKSTART and plain and trainer.args.world_size == 1
     if speak:
         _say_which_step(folder / "README.md", summary)
         print(closing_words(summary, trainer, materials, compare=compare))

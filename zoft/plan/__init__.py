@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
         UsageError: wrong settings; the run as asked for does not fit.
     """
     from zoft.config import load_config
-    from zoft.config.listing import memory
+    from zoft.limits import size_in_bytes
     from zoft.plan.here import device_of
     from zoft.plan.shape import sizes_of
     from zoft.plan.ways import Plan
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("task=eos is the laboratory, a few thousand weights on a CPU; there is nothing to plan")
     sizes, dtype = sizes_of(config)
     device = device_of(own["device"], dtype)
-    limit = memory(own["memory"]) if own["memory"] else device.memory
+    limit = size_in_bytes(own["memory"]) if own["memory"] else device.memory
     plan = Plan.of(config, sizes, dtype, device, limit, _count(own, "gpus", 1), _count(own, "tokens", None))
     print(text(plan))
     if not plan.fits(plan.ways[0]):

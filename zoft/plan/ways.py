@@ -164,7 +164,7 @@ def _population(config: RunConfig) -> int:
 
 
 def _budget(settings: dict[str, Any]) -> float | None:
-    from zoft.config.listing import memory
+    from zoft.limits import size_in_bytes
 
     asked = settings.get("memory_budget")
-    return None if asked is None else memory(str(asked))
+    return None if asked is None else size_in_bytes(str(asked))

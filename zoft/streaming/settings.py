@@ -1,0 +1,33 @@
+"""The settings of streaming. Imports no torch, so that they are checked first."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from zoft.errors import UsageError
+from zoft.limits import size_in_bytes
+
+
+def check_streaming(memory_budget: str | None, stream_to: str) -> None:
+    """UsageError for a budget that is no size, and for a place that is neither a word nor a folder."""
+    if memory_budget is None:
+        if stream_to != "auto":
+            raise UsageError(f"stream_to={stream_to} says where blocks live that do not fit; set memory_budget with it")
+        return
+    if not size_in_bytes("memory_budget", memory_budget):
+        raise UsageError(f"memory_budget must be more than nothing, but {memory_budget!r} was given")
+    if stream_to not in ("auto", "memory", "disk") and not Path(stream_to).expanduser().is_dir():
+        raise UsageError(f"stream_to must be auto, memory, disk or a folder that exists, but {stream_to!r} was given")
+
+
+def check_streamed_run(settings: Mapping[str, Any]) -> None:
+    """UsageError for the first of a run's settings, by name, that cannot be had while blocks are streamed."""
+    for name, refused, reason in (
+        ("method", ("mezo", "adamw", "lora-adamw"), "it writes or differentiates all weights at once; use method=zo"),
+        ("perturbation", ("in_place",), "each sweep over the weights would fetch and write all blocks; use read_only"),
+        ("quantization", ("nf4", "int8"), "quantised weights cannot be moved as they are; use quantization=none"),
+        ("guard", ("rewind",), "it keeps copies of all weights in memory; use guard=skip"),
+        ("torch_compile", (True,), "a compiled graph keeps the weights' addresses; set it to false"),
+    ):
+        if settings.get(name) in refused:
+            raise UsageError(f"{name}={settings[name]} cannot be had with memory_budget: {reason}, or no memory_budget")
