@@ -13,6 +13,7 @@ from tests.streaming.conftest import FAMILIES, decoder, least, losses, same, wei
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.mezo import MeZO
 from zoft.optimizer import ZOOptimizer
+from zoft.space import ParameterSpace
 from zoft.streaming.stream import stream, streamed
 
 BUFFERS = {"momentum": 1, "full_adam": 2}  # that the rules below keep beside each weight
@@ -146,6 +147,18 @@ def test_the_file_has_no_name_and_ends_with_the_model(tmp_path):
     del made, moved
     gc.collect()
     assert not open_files()
+
+
+def test_memory_that_others_got_is_never_let_go(way) -> None:
+    """What lay beside the weights for an optimizer that is gone: its addresses must not be given to anybody."""
+    moved = decoder(dtype=torch.bfloat16)
+    carrier = way(moved).carrier
+    for _ in range(5):
+        ParameterSpace(moved, rounding="residual16", buffers=["momentum"])
+        gc.collect()
+        others = [torch.full((n,), 7.0) for n in (64, 4096, 65536, 262144) for _ in range(50)]
+        getattr(carrier, "release", carrier.settle)()
+        assert all(bool((other == 7.0).all()) for other in others)
 
 
 def open_files() -> list[str]:

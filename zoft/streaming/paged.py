@@ -31,6 +31,7 @@ class Paged:
             allowed: bytes of pages that may be resident while no block runs.
         """
         self._areas: dict[int, list[Area]] = {}  # by number of the block
+        self._kept: list[torch.Tensor] = []  # so that no area's addresses are ever another's memory
         self._running: set[int] = set()
         self._ahead = ThreadPoolExecutor(1, "zoft-ahead")
         watch = threading.Thread(target=_watch, args=(weakref.ref(self), allowed), name="zoft-pages", daemon=True)
@@ -38,6 +39,7 @@ class Paged:
 
     def add(self, number: int, tensor: torch.Tensor) -> None:
         """`tensor`, made by a store, belongs to a block."""
+        self._kept.append(tensor.data)
         self._areas.setdefault(number, []).append(stored_area(tensor))
 
     def enter(self, number: int, following: int | None) -> None:
