@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
         raise UsageError("task=eos is the laboratory, a few thousand weights on a CPU; there is nothing to plan")
     sizes, dtype = sizes_of(config)
     device = device_of(own["device"], dtype)
-    limit = size_in_bytes(own["memory"]) if own["memory"] else device.memory
+    limit = size_in_bytes("memory", own["memory"]) if own["memory"] else device.memory
     plan = Plan.of(config, sizes, dtype, device, limit, _count(own, "gpus", 1), _count(own, "tokens", None))
     print(text(plan))
     if not plan.fits(plan.ways[0]):

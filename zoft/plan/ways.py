@@ -167,4 +167,4 @@ def _budget(settings: dict[str, Any]) -> float | None:
     from zoft.limits import size_in_bytes
 
     asked = settings.get("memory_budget")
-    return None if asked is None else size_in_bytes(str(asked))
+    return None if asked is None else size_in_bytes("memory_budget", str(asked))
