@@ -7,6 +7,8 @@ and returns those outputs alone. A view that shows the layer another weight may 
 from __future__ import annotations
 
 import functools
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,18 +39,39 @@ def only_rows(layer: nn.Linear, ids: torch.Tensor) -> Iterator[None]:
     >>> torch.allclose(few, layer(x)[:, [4, 0]])
     True
     """
+    asked, outer = _asked(), _asked().get(layer)
+    asked[layer] = ids
+    handle = layer.register_forward_pre_hook(
+        lambda _, args: (*args, ids) if _asked().get(layer) is ids else None, prepend=True
+    )
     before = vars(layer).get("forward")
-    handle = layer.register_forward_pre_hook(lambda _, args: (*args, ids), prepend=True)
     if not isinstance(before, GivesRows):
+        _hidden[layer] = before
         layer.forward = GivesRows(forward_rows, layer)  # type: ignore[method-assign]
+    _users[layer] += 1
     try:
         yield
     finally:
         handle.remove()
-        if before is None:
+        asked.pop(layer)
+        if outer is not None:
+            asked[layer] = outer
+        _users[layer] -= 1
+        if not _users[layer] and layer in _hidden:
+            before = _hidden.pop(layer)
             del layer.forward
-        else:
-            layer.forward = before
+            if before is not None:
+                layer.forward = before
+
+
+# Losses that are taken in turns, each in a thread of its own, may be inside for one layer at a time, with other rows.
+_own = threading.local()
+_users: Counter[nn.Module] = Counter()
+_hidden: dict[nn.Module, Any] = {}  # the forward that a layer had, while it gives rows
+
+
+def _asked() -> dict[nn.Module, torch.Tensor | None]:
+    return vars(_own).setdefault("rows", {})
 
 
 def rows_wanted(module: nn.Module, args: tuple[Any, ...]) -> torch.Tensor | None:

@@ -1,5 +1,7 @@
 """Single-token candidates read their own rows of the head: equal to the whole head, also where weights are displaced."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -116,3 +118,29 @@ def test_a_bias_and_another_forward() -> None:
         few = layer(x)
     assert layer.forward is own and rows_wanted(layer, (x,)) is None
     torch.testing.assert_close(few, layer(x)[:, [4, 0]])
+
+
+def test_losses_in_turns_ask_one_layer_for_their_own_rows() -> None:
+    """Two threads are inside at once, and leave in the order in which they came."""
+    layer, x = nn.Linear(3, 5), torch.randn(2, 3)
+    turn, inside, found = [threading.Event(), threading.Event()], threading.Event(), {}
+
+    def loss(name: str, ids: list[int], mine: threading.Event, next_one: threading.Event) -> None:
+        with only_rows(layer, torch.tensor(ids)):
+            next_one.set()
+            assert mine.wait(5)
+            found[name] = layer(x)
+        next_one.set()
+
+    second = threading.Thread(target=loss, args=("second", [2], turn[1], inside))
+    first = threading.Thread(target=loss, args=("first", [4, 0], turn[0], turn[1]))
+    first.start()
+    turn[1].wait(5)
+    turn[1].clear()
+    second.start()
+    inside.wait(5)
+    turn[0].set()
+    first.join()
+    second.join()
+    torch.testing.assert_close(found["first"], layer(x)[:, [4, 0]])
+    assert found["second"].shape == (2, 1) and "forward" not in vars(layer)

@@ -45,6 +45,10 @@ class _Words:
         refuse_evaluation_settings(config)
         if config.run.task == "eos":
             raise UsageError("task=eos is the laboratory and has no methods to compare; use zoft finetune")
+        if config.run.memory_budget is not None:
+            raise UsageError(
+                "memory_budget: zoft compare measures a step on a copy of the model, and a streamed one has none"
+            )
         asked = {key for key in QUIET if config.sources.get(key) == COMMAND_LINE}
         quiet = {key: value for key, value in QUIET.items() if key not in asked}
         return replace(config, training={**config.training, **quiet})
