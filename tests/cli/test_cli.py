@@ -58,7 +58,7 @@ def test_configs_prints_the_path_of_a_launch_file(capsys):
     [
         (["finetun"], "unknown command 'finetun'; did you mean finetune?"),
         (["dance"], "unknown command 'dance'; there are finetune, "),
-        (["configs", "gpu"], "unknown launch file 'gpu'; did you mean one_gpu?"),
+        (["configs", "one_gpus"], "unknown launch file 'one_gpus'; did you mean one_gpu?"),
         (["configs", "a", "b"], "takes one name"),
         (["recipes", "all"], "unknown recipe 'all'"),
     ],
