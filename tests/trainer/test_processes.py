@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from zoft.errors import UsageError
+from zoft.trainer import ZOConfig, ZOTrainer
+
 PROGRAM = Path(__file__).with_name("rank_program.py")
 ROOT = PROGRAM.parents[2]
 
@@ -55,3 +58,11 @@ def test_directions_shared_out_equal_one_process_with_the_same_batch(tmp_path: P
     two = launch([*TORCHRUN, "2"], tmp_path / "two", "2", "groups")
     assert [rank["world"] for rank in one + two] == [1, 2, 2]
     assert len({(rank["print"], rank["loss"], *rank["lrs"]) for rank in one + two}) == 1
+
+
+def test_processes_that_would_train_alone_are_refused(tiny_model, arguments, rows, monkeypatch) -> None:
+    """Started on CPUs by a launcher that does not say so."""
+    config = ZOConfig(**arguments)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="2 processes were started, but each would train alone: .* use_cpu=true"):
+        ZOTrainer(tiny_model(), config, train_dataset=rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from zoft.errors import UsageError
@@ -9,7 +10,13 @@ from zoft.trainer.settings import ZOSettings
 
 
 def check_placement(trainer: Any) -> None:
-    """Raises UsageError for accelerate's FSDP, and for several GPUs in one process."""
+    """Raises UsageError for accelerate's FSDP, several GPUs in one process, and processes that know nothing of each other."""
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if started > 1 and trainer.args.world_size == 1:
+        raise UsageError(
+            f"{started} processes were started, but each would train alone: on CPUs, set use_cpu=true, or "
+            "ACCELERATE_USE_CPU=true before the launcher"
+        )
     if trainer.is_fsdp_enabled:
         raise UsageError(
             "accelerate's FSDP shards the weights after the optimizer was made, so no update would reach them; leave it "
