@@ -64,5 +64,5 @@ def test_processes_that_would_train_alone_are_refused(tiny_model, arguments, row
     """Started on CPUs by a launcher that does not say so."""
     config = ZOConfig(**arguments)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="2 processes were started, but each would train alone: .* use_cpu=true"):
+    with pytest.raises(UsageError, match=r"2 processes were started, but each would train alone: .* use_cpu=true"):
         ZOTrainer(tiny_model(), config, train_dataset=rows)
