@@ -29,8 +29,8 @@ class Audit(TorchDispatchMode):
         """
         Args:
             watched: the parameters that are displaced.
-            moves_about: is this one at another address while its block runs?
             allowed: is the present operation the one that makes the copies?
+            moves_about: is this one at another address while its block runs?
         """
         super().__init__()
         self._allowed = allowed

@@ -167,7 +167,7 @@ class ZOOptimizer(torch.optim.Optimizer):
     @property
     def forwards(self) -> int:
         """Losses that this process takes of a micro-batch for the step to come, beside those that the governor asks for."""
-        return len(self.spread.mine(self.estimator.population(self.source.at(self.steps, self.directions))))
+        return len(self._points(self._directions(self.steps)))
 
     def accumulate(self, closure: Loss, divisor: int | None = None, *, hold: bool = False) -> float:
         """Take the losses of one micro-batch at all points of this step's population.
@@ -196,15 +196,16 @@ class ZOOptimizer(torch.optim.Optimizer):
 
     def _population(self, step: int) -> Sequence[Point]:
         """The points at which this process takes the losses of a step."""
-        directions = self.source.at(step, self.schedule.at(step))
-        population: Sequence[Point] = self.estimator.population(directions)
-        if self.sphere is not None:
-            population = self.sphere.stretched(population, directions)
-        return self.spread.mine(population)
+        directions = self._directions(step)
+        points = self._points(directions)
+        return points if self.sphere is None else self.sphere.stretched(points, directions)
 
-    def _directions(self) -> tuple[Direction, ...]:
-        """Of the step to come."""
-        return self.source.at(self.steps, self.directions)
+    def _points(self, directions: tuple[Direction, ...]) -> Sequence[Point]:
+        """Those of the estimator that are this process's, before a sphere scales them."""
+        return self.spread.mine(self.estimator.population(directions))
+
+    def _directions(self, step: int) -> tuple[Direction, ...]:
+        return self.source.at(step, self.schedule.at(step))
 
     def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[float]:
         """Losses at the governor's points, through read-only views: asking does not change training's path."""
@@ -239,7 +240,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> float:
-        directions = self._directions()
+        directions = self._directions(self.steps)
         parts, self._parts = self._parts, []
         points, asked = len(self.estimator.population(directions)), len((self._request or Request()).points)
         totals = total(parts, points, asked, self.spread, split=self.governor is not None)
@@ -295,7 +296,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self._parts, self._request = [], None
         cycles = self.perturbation.cycles
         if cycles:
-            nothing = Estimate(self._directions(), (0.0,) * self.directions, math.nan)
+            nothing = Estimate(self._directions(self.steps), (0.0,) * self.directions, math.nan)
             self.apply(Step(self.steps, nothing, 0.0, flags=Flag.INTERRUPTED, evaluations=cycles))
 
     def settle(self) -> None:
@@ -312,7 +313,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         move, self.rule_state = spend(self.rule, self.rule_state, step)
         back = self.perturbation.take_back()
         spent = back if move is None else [*back, move]
-        first = self.perturbation.begin(self._population(step.index + 1)) if ahead else []
+        first = self.perturbation.begin(lambda: self._population(step.index + 1)) if ahead else []
         self.space.move_([*spent, *first])
         self.perturbation.cycles = int(self.perturbation.begun)
         self.steps = step.index + 1

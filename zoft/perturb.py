@@ -49,11 +49,11 @@ class Perturbation(ABC):
         """The moves that lead back from where `hold` or `begin` left the weights; the caller makes them now."""
         return []
 
-    def begin(self, population: Sequence[Point]) -> list[Move]:
-        """The first move of the way through `population`; the caller makes it now, in one pass with others.
+    def begin(self, population: Callable[[], Sequence[Point]]) -> list[Move]:
+        """The first move of the way through `population()`; the caller makes it now, in one pass with others.
 
         The next `losses` goes on from there where it is given the same population; anything else first goes to the end of
-        the way. In place only: nothing is returned where there is no way.
+        the way. In place only: elsewhere there is no way, nothing is returned, and the population is not asked for.
         """
         return []
 
@@ -165,11 +165,12 @@ class InPlace(Perturbation):
         moves, self._back, self._begun = self._back, [], ()
         return moves
 
-    def begin(self, population: Sequence[Point]) -> list[Move]:
-        path = in_place_path(population)
+    def begin(self, population: Callable[[], Sequence[Point]]) -> list[Move]:
+        points = tuple(population())
+        path = in_place_path(points)
         if not path[0].terms:
             return []
-        self._begun, self._back = tuple(population), path[1:]
+        self._begun, self._back = points, path[1:]
         self.cycles += 1
         return path[:1]
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trajectory.runs import Tiny, check_resume_and_replay, make
+from tests.trajectory.runs import Tiny, check_resume_and_replay, make, steep_losses
 from tests.trajectory.runs import loss as lm_loss
 from zoft.backends import Point
 from zoft.directions import (
@@ -517,13 +517,10 @@ def test_capped_runs_survive_an_absurd_learning_rate(how: str, what: str, q: int
 def test_descent_on_a_tiny_language_model(how: str, what: str, q: int) -> None:
     """Weights four times as large as Tiny's, which begins on a plateau. The loss loses a tenth (it loses a fifth or more)."""
     optimizer = make(Tiny(), estimator=how, rule=what, directions=q, **OWN.get(what, {}))
-    with torch.no_grad():
-        for weight in optimizer.model.parameters():
-            weight.mul_(4.0)
     lr = 0.001 if what == "momentum" else 0.01
-    optimizer.param_groups[0]["lr"] = lr / stated(how, q) if ESTIMATORS[how].normalised else lr  # all go equally far
-    losses = [optimizer.step(lambda: lm_loss(optimizer.model, 0)) for _ in range(100)]
-    assert losses[-1] < 0.9 * losses[0]  # type: ignore[operator]
+    lr = lr / stated(how, q) if ESTIMATORS[how].normalised else lr  # all go equally far
+    losses = steep_losses(optimizer, lr, 100)
+    assert losses[-1] < 0.9 * losses[0]
 
 
 @pytest.mark.parametrize("perturbation", ["read_only", "in_place"])
@@ -687,12 +684,8 @@ class Reader(nn.Module):
 def test_ways_descend(way: str) -> None:
     """A tiny language model, and quadratics in layers of which one is a thousand times flatter."""
     optimizer = make(Tiny(), directions=Q, **WAYS[way])
-    with torch.no_grad():
-        for weight in optimizer.model.parameters():
-            weight.mul_(4.0)
-    optimizer.param_groups[0]["lr"] = 0.01
-    losses = [optimizer.step(lambda: lm_loss(optimizer.model, 0)) for _ in range(150)]
-    assert losses[-1] < 0.9 * losses[0]  # type: ignore[operator]
+    losses = steep_losses(optimizer, 0.01, 150)
+    assert losses[-1] < 0.9 * losses[0]
     for condition in (1.0, 1e3):
         scales = torch.logspace(0.0, -math.log10(condition), 6, dtype=torch.float64)
 
@@ -1091,12 +1084,8 @@ def test_the_critical_step_size_and_the_mean_on_the_sphere() -> None:
 
 def test_the_sphere_descends_and_is_capped() -> None:
     optimizer = make(Tiny(), directions=Q, distribution="sphere")
-    with torch.no_grad():
-        for weight in optimizer.model.parameters():
-            weight.mul_(4.0)
-    optimizer.param_groups[0]["lr"] = 0.01
-    losses = [optimizer.step(lambda: lm_loss(optimizer.model, 0)) for _ in range(100)]
-    assert losses[-1] < 0.9 * losses[0]  # type: ignore[operator]
+    losses = steep_losses(optimizer, 0.01, 100)
+    assert losses[-1] < 0.9 * losses[0]
     model = Shown(layers())
     capped = ZOOptimizer(model, 1e3, eps=2.0**-6, distribution="sphere")
     govern(capped, StabilitySettings(stability_drift=None, stability_descent_margin=None, guard="off"))

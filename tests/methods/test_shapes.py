@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.trajectory.runs import Tiny, check_resume_and_replay, loss, make
+from tests.trajectory.runs import Tiny, check_resume_and_replay, loss, make, steep_losses
 from zoft.backends import Move, Rounding, Term
 from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw, draw_rows, factors
 from zoft.directions import low_rank as thin
@@ -252,12 +252,8 @@ def test_resume_and_replay_are_exact(form: LowRank, rule: str, perturbation: str
 def test_descent_with_and_without_an_absurd_learning_rate(form: LowRank) -> None:
     """A tiny language model; and a quadratic at lr 1e3, which the monitor holds to the safe edge."""
     optimizer = make(Tiny(), form=form, directions=4)
-    with torch.no_grad():
-        for weight in optimizer.model.parameters():
-            weight.mul_(4.0)
-    optimizer.param_groups[0]["lr"] = 0.01
-    losses = [optimizer.step(lambda: loss(optimizer.model, 0)) for _ in range(100)]
-    assert losses[-1] < 0.9 * losses[0]  # type: ignore[operator]
+    losses = steep_losses(optimizer, 0.01, 100)
+    assert losses[-1] < 0.9 * losses[0]
 
     module, eye = nn.Linear(8, 6, bias=False), torch.eye(8)
     with torch.no_grad():

@@ -97,6 +97,16 @@ def train(optimizer: ZOOptimizer, stop: int, *, accumulate: int = 1, nonfinite: 
         optimizer.step()
 
 
+def steep_losses(optimizer: ZOOptimizer, lr: float, steps: int) -> list[float]:
+    """Of a `Tiny` on one batch. Its weights are made four times as large first: it begins on a plateau."""
+    with torch.no_grad():
+        for weight in optimizer.model.parameters():
+            weight.mul_(4.0)
+    optimizer.param_groups[0]["lr"] = lr
+    losses = [optimizer.step(lambda: loss(optimizer.model, 0)) for _ in range(steps)]
+    return [value for value in losses if value is not None]
+
+
 def recorded(path: Path, steps: int, model: nn.Module | None = None, **settings: Any) -> ZOOptimizer:
     """A finished run whose log lies at `path`."""
     optimizer = make(Tiny() if model is None else model, **settings)

@@ -87,6 +87,11 @@ def runs(moves: Sequence[Move], rounding: Rounding) -> list[tuple[list[Move], Ro
     ]
 
 
+def wide(weight: torch.Tensor) -> torch.dtype:
+    """The accumulator's type for a weight."""
+    return torch.float64 if weight.dtype is torch.float64 else torch.float32
+
+
 class Backend(ABC):
     """The ops of zoft. Every backend returns the bits of `zoft.backends.reference`."""
 

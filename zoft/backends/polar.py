@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from zoft.backends.base import Backend, Point, Rounding, Target, Term
+from zoft.backends.base import Backend, Point, Rounding, Target, Term, wide
 from zoft.backends.eigen import eigen, times
 from zoft.backends.fold import fold
 from zoft.backends.reference import add_
@@ -31,14 +31,14 @@ class PolarMove(TensorMove):
     """
 
     def spend_(self, backend: Backend, target: Target, buffers: Sequence[torch.Tensor], rounding: Rounding) -> None:
-        part, wide = target.window, torch.float64 if target.weight.dtype is torch.float64 else torch.float32
+        part, dtype = target.window, wide(target.weight)
         whole = Window(part.stream, 0, part.total_rows, 0, part.total_columns, part.total_columns, part.total_rows)
         if part.total_columns == 1:
             left, right = self._vector(backend, whole, target.weight.device)
         else:
             left, right = self._matrix(backend, whole, target.weight.device)
-        left = left[part.row : part.row + part.rows].to(wide)
-        right = right[part.column : part.column + part.columns].to(wide)
+        left = left[part.row : part.row + part.rows].to(dtype)
+        right = right[part.column : part.column + part.columns].to(dtype)
         add_(target, lambda rows: product(left[rows], right), self, rounding)
 
     def _vector(self, backend: Backend, whole: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from zoft.backends.base import Backend, Move, Point, Rounding, Target, Term
+from zoft.backends.base import Backend, Move, Point, Rounding, Target, Term, wide
 from zoft.backends.reference import ReferenceBackend
 from zoft.directions import Direction, factors, for_window, sees
 
@@ -44,8 +44,7 @@ class ShapedBackend(Backend):
 
     def dot(self, target: Target, direction: Direction) -> torch.Tensor:
         if not sees(direction, target.window):
-            wide = torch.float64 if target.weight.dtype is torch.float64 else torch.float32
-            return torch.zeros((), dtype=wide, device=target.weight.device)
+            return torch.zeros((), dtype=wide(target.weight), device=target.weight.device)
         seen = _seen((Term(direction, 1.0),), target)
         return self._of(target, [Move(seen)]).dot(target, seen[0].direction)
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import torch
 
-from zoft.backends.base import Backend, Move, Point, Rounding, Target
+from zoft.backends.base import Backend, Move, Point, Rounding, Target, wide
 from zoft.backends.reference import add_, scalar
 from zoft.directions import Window
 
@@ -85,12 +85,11 @@ class WindowedMove(TensorMove):
     delta: float = 0.0
 
     def spend_(self, backend: Backend, target: Target, buffers: Sequence[torch.Tensor], rounding: Rounding) -> None:
-        wide = torch.float64 if target.weight.dtype is torch.float64 else torch.float32
-        like = torch.empty(0, dtype=wide, device=target.weight.device)
+        like = torch.empty(0, dtype=wide(target.weight), device=target.weight.device)
 
         def displacement(rows: slice) -> torch.Tensor:
             panel, terms = target.window.panel(rows.start, rows.stop), iter(self.terms)
-            m = torch.zeros(panel.shape, dtype=wide, device=like.device)
+            m = torch.zeros(panel.shape, dtype=like.dtype, device=like.device)
             v = torch.zeros_like(m)
             for count, first, second in zip(self.counts, self.first, self.second, strict=True):
                 g = drawn(backend, tuple(islice(terms, count)), panel, like)

@@ -6,8 +6,8 @@ import math
 
 from zoft.backends import BufferedMove, Move, Term
 from zoft.estimate import Step
-from zoft.limits import check_positive, check_share
 from zoft.rules.base import Rule, State
+from zoft.rules.moments import check_moments
 from zoft.rules.window import check_buffer, check_window, gradient, remember, weighted
 
 
@@ -45,9 +45,7 @@ class Adam(Rule):
         Raises:
             UsageError: a value out of range.
         """
-        check_share("zo_momentum", beta)
-        check_share("zo_beta2", beta2)
-        check_positive("delta", delta)
+        check_moments(beta, beta2, delta)
         self.beta, self.beta2, self.delta = beta, beta2, delta
         self.buffers = check_buffer(buffer, window)
         self.window = None if self.buffers else check_window(window, beta)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from zoft.backends import Move, WindowedMove
 from zoft.directions import Direction
 from zoft.estimate import Step
-from zoft.limits import check_positive, check_share
 from zoft.rules.base import Rule, State
-from zoft.rules.full_adam import check_not_one_sign
+from zoft.rules.moments import check_moments, check_not_one_sign
 from zoft.rules.window import check_window, recall, remember
 
 
@@ -41,9 +40,7 @@ class AdaMeZO(Rule):
         Raises:
             UsageError: a value out of range.
         """
-        check_share("zo_momentum", beta)
-        check_share("zo_beta2", beta2)
-        check_positive("delta", delta)
+        check_moments(beta, beta2, delta)
         self.beta, self.beta2, self.delta = beta, beta2, delta
         self.window = check_window(window, beta)
 

@@ -6,11 +6,10 @@ import math
 from collections.abc import Sequence
 
 from zoft.backends import AdaptiveMove, Move
-from zoft.directions import Direction, Distribution
-from zoft.errors import UsageError
+from zoft.directions import Direction
 from zoft.estimate import Step
-from zoft.limits import check_positive, check_share
 from zoft.rules.base import Rule, State
+from zoft.rules.moments import check_moments, check_not_one_sign
 from zoft.rules.window import gradient
 
 
@@ -41,9 +40,7 @@ class FullAdam(Rule):
         Raises:
             UsageError: a value out of range.
         """
-        check_share("zo_momentum", beta)
-        check_share("zo_beta2", beta2)
-        check_positive("delta", delta)
+        check_moments(beta, beta2, delta)
         self.beta, self.beta2, self.delta = beta, beta2, delta
 
     def init(self) -> State:
@@ -68,18 +65,3 @@ class FullAdam(Rule):
 
     def settings(self) -> State:
         return {"name": self.name, "beta": self.beta, "beta2": self.beta2, "delta": self.delta}
-
-
-def check_not_one_sign(name: str, same: str, directions: Sequence[Direction]) -> None:
-    """Raises UsageError for one dense direction of signs, along which every element of g^2 is the same number."""
-    first = directions[0]
-    if (
-        len(directions) == 1
-        and first.distribution is Distribution.RADEMACHER
-        and not first.form
-        and first.block is None
-    ):
-        raise UsageError(
-            f"zo_rule={name} keeps a second moment for every weight, and with zo_directions=1 and zo_distribution=rademacher "
-            f"all of them are one number: take zo_rule={same}, which is the same step, or more directions"
-        )

@@ -49,9 +49,7 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
         whole = args.save_only_model
         if isinstance(model, nn.Module) and any(map(is_sharded, model.parameters())):
             check_sharded(model, args, args.zo_settings())
-            args.save_only_model = (
-                True  # Transformers refuses optimizer states as large as the weights: here are scalars
-            )
+            args.save_only_model = True  # Transformers refuses to save optimizer states of its shards: here are scalars
         try:
             super().__init__(model, args, objective=objective, **kwargs)
         finally:

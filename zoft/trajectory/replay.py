@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -22,6 +22,7 @@ from zoft.trajectory.fingerprint import frozen_fingerprint, trained_fingerprint
 from zoft.trajectory.header import Header, parameters, trainable_as_in
 from zoft.trajectory.log import TrajectoryLog
 
+T = TypeVar("T")
 TERMS_AT_ONCE = 512  # multiply-adds per weight in one pass
 
 
@@ -80,11 +81,7 @@ class Writes:
     def __init__(self, header: Header, state: State) -> None:
         """Raises TrajectoryError: a rule or estimator that this version of zoft does not have."""
         self.state = state
-        self._rule = rule_of(header)
-        try:
-            self._estimator = make_estimator(**header.estimator)
-        except (UsageError, TypeError, ValueError) as error:
-            raise TrajectoryError(f"this version of zoft cannot replay the log: {error}") from error
+        self._rule, self._estimator = rule_of(header), _made(make_estimator, header.estimator)
         self._source = header.source
         self._counts = header.counts
         self._in_place = header.perturbation == "in_place"
@@ -103,8 +100,12 @@ class Writes:
 
 def rule_of(header: Header) -> Rule:
     """The rule of the run. Raises TrajectoryError: one that this version of zoft does not have."""
+    return _made(make_rule, header.rule)
+
+
+def _made(make: Callable[..., T], settings: dict[str, Any]) -> T:
     try:
-        return make_rule(**header.rule)
+        return make(**settings)
     except (UsageError, TypeError, ValueError) as error:
         raise TrajectoryError(f"this version of zoft cannot replay the log: {error}") from error
 
