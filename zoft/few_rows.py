@@ -57,11 +57,13 @@ def only_rows(layer: nn.Linear, ids: torch.Tensor) -> Iterator[None]:
         if outer is not None:
             asked[layer] = outer
         _users[layer] -= 1
-        if not _users[layer] and layer in _hidden:
-            before = _hidden.pop(layer)
-            del layer.forward
-            if before is not None:
-                layer.forward = before
+        if not _users[layer]:
+            del _users[layer]  # or the layer would outlive its model
+            if layer in _hidden:
+                before = _hidden.pop(layer)
+                del layer.forward
+                if before is not None:
+                    layer.forward = before
 
 
 # Losses that are taken in turns, each in a thread of its own, may be inside for one layer at a time, with other rows.

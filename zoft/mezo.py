@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from zoft.errors import UsageError
+from zoft.limits import check_not_negative, check_positive, check_seed
 from zoft.perturb import evaluation_mode
 from zoft.streaming.stream import streamed
 from zoft.tally import Part, taken, total
@@ -55,8 +56,12 @@ class MeZO(torch.optim.Optimizer):
             seed: of the run; every step's seed follows from it.
 
         Raises:
-            UsageError: nothing is trainable.
+            UsageError: nothing is trainable, or a number is out of range.
         """
+        check_not_negative("learning_rate", lr)
+        check_not_negative("weight_decay", weight_decay)
+        check_positive("eps", eps)
+        check_seed("seed", seed)
         if streamed(model) is not None:
             raise UsageError(
                 "MeZO writes all weights in place four times a step; stream a model with zoft.ZOOptimizer only"
@@ -85,13 +90,18 @@ class MeZO(torch.optim.Optimizer):
             divisor: as in `ZOOptimizer.accumulate`.
             hold: allowed, but without effect: noise is taken off at once.
         """
-        seed = self.seed_of(self.steps)
-        with evaluation_mode(self.model):
-            self.perturb_(seed, 1.0)
-            plus = taken(closure())
-            self.perturb_(seed, -2.0)
-            minus = taken(closure())
-            self.perturb_(seed, 1.0)
+        seed, way_back = self.seed_of(self.steps), 0.0
+        try:
+            with evaluation_mode(self.model):
+                self.perturb_(seed, 1.0)
+                way_back = -1.0
+                plus = taken(closure())
+                self.perturb_(seed, -2.0)
+                way_back = 1.0
+                minus = taken(closure())
+        finally:  # also where the loss raised
+            if way_back:
+                self.perturb_(seed, way_back)
         self._parts.append(Part([plus, minus], divisor))
         return plus[0]
 

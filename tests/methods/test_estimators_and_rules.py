@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import math
@@ -938,8 +939,14 @@ def test_masks_that_cannot_be_had() -> None:
     for settings in ({"perturbation": "in_place"}, {"rule": "momentum", "rule_settings": {"buffer": "full"}}):
         with pytest.raises(UsageError, match="small_weights reads off the weights"):
             make(Tiny(), form=SmallWeights(0.5), **settings)
+    with pytest.raises(UsageError, match="cannot be told from the rest"):
+        make(Tiny(), form=SmallWeights(0.5), rule="adamezo", directions=2)
     refused: tuple[tuple[dict[str, Any], str], ...] = (
         ({"zo_shape": "small_weights", "perturbation": "in_place"}, "small_weights reads off the weights"),
+        (
+            {"zo_shape": "small_weights", "zo_rule": "adamezo", "zo_directions": 2},
+            "small_weights reads off the weights",
+        ),
         ({"zo_shape": "small_weights", "zo_refresh": 5}, "zo_shape=small_weights has no zo_refresh"),
         ({"zo_shape": "random_mask", "zo_rank": 5}, "zo_shape=random_mask has no zo_rank"),
         ({"zo_sparsity": 0.5}, "zo_shape=dense has no zo_sparsity"),
@@ -1000,6 +1007,27 @@ def test_the_monitor_follows_a_schedule() -> None:
         q = 1 if step < 30 else 4
         assert optimizer.last.lr == pytest.approx(0.5 * 2 * q / 46, rel=1e-3)
     assert steering.monitor.forwards == 30 * 2 + 10 * 8
+
+
+@pytest.mark.parametrize("at", [10, 13, 14])
+def test_a_schedule_is_measured_as_often_in_a_resumed_run(at: int) -> None:
+    """How often curvature is read follows q; from a step where it is read on, and from another one."""
+
+    def run(first: int, last: int, state: tuple[Any, Any] | None = None) -> tuple[Any, Any, dict[str, float]]:
+        model = layers()
+        optimizer = ZOOptimizer(model, 0.05, directions=Schedule.parse("steps:4@3", first=1))
+        steering = govern(optimizer, StabilitySettings(guard="off"))
+        if state is not None:
+            model.load_state_dict(state[0])
+            optimizer.load_state_dict(state[1])
+        for _ in range(first, last):
+            optimizer.step(lambda: bowl(model))
+        assert steering is not None
+        return copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()), steering.metrics()
+
+    *_, whole = run(0, 24)
+    *_, resumed = run(at, 24, run(0, at)[:2])
+    assert resumed == whole and whole["stability/forwards"] > 20
 
 
 @pytest.mark.parametrize(

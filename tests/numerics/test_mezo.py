@@ -71,6 +71,30 @@ def test_global_generator_is_left_alone_and_runs_resume() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_a_loss_that_raises_leaves_no_noise_in_the_weights(fails_at: int) -> None:
+    made, calls = model(torch.float64), 0
+    optimizer, before = MeZO(made, lr=0.01), [weight.detach().clone() for weight in made.parameters()]
+
+    def raises() -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise RuntimeError("no memory")
+        return loss(made)
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        optimizer.step(raises)
+    for weight, old in zip(made.parameters(), before, strict=True):
+        torch.testing.assert_close(weight, old, rtol=0.0, atol=1e-15)
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    for given in ({"eps": 0.0}, {"lr": -1.0}, {"weight_decay": -1.0}, {"seed": -1}):
+        with pytest.raises(UsageError, match=f"{'learning_rate' if 'lr' in given else next(iter(given))} must be"):
+            MeZO(model(torch.float32), **{"lr": 0.1, **given})
+
+
 def test_nothing_to_train() -> None:
     with pytest.raises(UsageError, match="nothing to train"):
         MeZO(model(torch.float32).requires_grad_(False), lr=0.1)

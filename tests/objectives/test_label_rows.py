@@ -1,6 +1,8 @@
 """Single-token candidates read their own rows of the head: equal to the whole head, also where weights are displaced."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -118,6 +120,16 @@ def test_a_bias_and_another_forward() -> None:
         few = layer(x)
     assert layer.forward is own and rows_wanted(layer, (x,)) is None
     torch.testing.assert_close(few, layer(x)[:, [4, 0]])
+
+
+def test_a_layer_goes_with_its_model() -> None:
+    layer = nn.Linear(3, 5)
+    alive = weakref.ref(layer)
+    with only_rows(layer, torch.tensor([4, 0])):
+        layer(torch.randn(2, 3))
+    del layer
+    gc.collect()
+    assert alive() is None
 
 
 def test_losses_in_turns_ask_one_layer_for_their_own_rows() -> None:

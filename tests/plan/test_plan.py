@@ -116,6 +116,12 @@ def test_an_offline_world_and_a_folder_are_planned(capsys, tmp_path) -> None:
     assert status == 0 and "x 32 tokens" in out
 
 
+def test_the_monitor_takes_forwards_of_the_runs_that_have_one(capsys) -> None:
+    for word, forwards in (("method=zo", "2.1"), ("stability=off", "2"), ("method=mezo", "2")):
+        _, out, _ = said(capsys, "recipe=quickstart", "device=h200", word)
+        assert f"a step: {forwards} forwards" in out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -5,8 +5,12 @@ from itertools import pairwise
 
 import pytest
 
+from zoft.directions import DirectionSource
 from zoft.errors import UsageError
+from zoft.estimate import Estimate
+from zoft.rules.window import remember
 from zoft.stability import StabilityMonitor, StabilitySettings, Surroundings
+from zoft.stability.curvature import CurvatureWatch
 from zoft.stability.spending import Gain
 from zoft.stability.theory import descent_edge, right_edge
 
@@ -54,6 +58,12 @@ def test_a_bad_reading_holds_the_cap(landscape, bad) -> None:
     for _ in range(100):
         last = run(lr=1.0).lr
     assert last == pytest.approx(0.05, rel=1e-3)  # and a good one moves it again
+
+
+def test_one_reading_alone_is_doubled_where_its_error_counts_and_not_elsewhere() -> None:
+    watch = CurvatureWatch(StabilitySettings(), eps=0.5, forwards=2)
+    watch.kept.add(10.0)
+    assert watch.pessimistic(0.0) == 10.0 and watch.pessimistic() == 20.0
 
 
 def test_a_reading_below_its_floor_sets_no_cap(landscape) -> None:
@@ -213,7 +223,7 @@ def test_the_gain_of_adam_is_read_from_the_rule() -> None:
 def test_the_gains_of_rules_that_look_at_single_weights() -> None:
     """By the formulas of `Gain`; a window of one gradient, coefficients 3 and 4, and one step of slopes 2 and 2 after it."""
     root = math.sqrt(math.pi / 2.0)
-    window = [[[0, 0, index, "rademacher", 0, c] for index, c in enumerate((3.0, 4.0))]]  # 25; now 1 + 1
+    window = [remember(Estimate(DirectionSource(0).at(0, 2), (3.0, 4.0), 0.0))]  # 25; now 1 + 1
     full = Gain({"name": "full_adam", "beta": 0.9, "beta2": 0.5, "delta": 0.0})
     assert full.now([2.0, 2.0], {"v": 7.0, "spent": 1}) == pytest.approx(root / math.sqrt(4.5 / 0.75))
     adamezo = Gain({"name": "adamezo", "beta": 0.9, "beta2": 0.5, "delta": 0.0, "window": 2})

@@ -80,7 +80,8 @@ class Plan:
         setup = setup_of(settings, tokens)
         setup = replace(setup, beside=with_residuals(sizes, setup, settings, limit))
         micro_batches = int(settings.get("gradient_accumulation_steps") or 1)
-        forwards = micro_batches * _population(config) * (1.0 if config.zo.stability == "off" else MONITOR)
+        monitored = config.run.method != "mezo" and config.zo.stability != "off"
+        forwards = micro_batches * _population(config) * (MONITOR if monitored else 1.0)
         steps = int(settings.get("max_steps") or 0) or None
         make = _Maker(sizes, device, forwards, config.zo.zo_distribution == "gaussian", limit)
         return cls(

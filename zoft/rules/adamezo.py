@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zoft.backends import Move, WindowedMove
-from zoft.directions import Direction
+from zoft.directions import Direction, SmallWeights
+from zoft.errors import UsageError
 from zoft.estimate import Step
 from zoft.rules.base import Rule, State
 from zoft.rules.moments import check_moments, check_not_one_sign
@@ -49,6 +50,11 @@ class AdaMeZO(Rule):
 
     def check(self, directions: Sequence[Direction]) -> None:
         check_not_one_sign(self.name, "adam", directions)
+        if isinstance(directions[0].form, SmallWeights):
+            raise UsageError(
+                "zo_rule=adamezo makes one displacement of all directions that it remembers, in which zo_shape=small_weights "
+                "cannot be told from the rest; take zo_shape=random_mask or dense, or zo_rule=adam"
+            )
 
     def move(self, state: State, step: Step) -> tuple[Move, State]:
         window = [*state["window"], remember(step.estimate)][-self.window :]

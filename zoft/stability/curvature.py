@@ -164,7 +164,7 @@ class CurvatureWatch:
 
 
 def _upper(kept: Average, deviations: float) -> float:
-    return kept.value + (deviations * kept.error if math.isfinite(kept.error) else kept.value)
+    return kept.value + deviations * (kept.error if math.isfinite(kept.error) else kept.value)
 
 
 def rounding_noise(wide: Sequence[float], near: Sequence[float], radius: float) -> float:

@@ -131,11 +131,13 @@ class StabilityMonitor:
     def decide(self, evidence: Evidence) -> Decision:
         """See `zoft.governor.Governor`. Losses that are not finite change nothing that was known."""
         self.curvature.block = self.around.block(evidence.step) or 0
-        self.curvature.absorb(evidence)
         slopes = evidence.slopes
-        if len(slopes) != self.around.directions:  # by a schedule
+        if (
+            len(slopes) != self.around.directions
+        ):  # by a schedule; before the next reading is set, also of a resumed run
             self.around = replace(self.around, directions=len(slopes), forwards=evidence.forwards or None)
             self.curvature.step_forwards = self.around.step_forwards
+        self.curvature.absorb(evidence)
         self.forwards += self.around.step_forwards
         square = math.fsum(p * p for p in slopes) / len(slopes)  # p^2, mean over directions
         if not math.isfinite(square):

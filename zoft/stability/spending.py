@@ -12,7 +12,7 @@ from zoft.stability.theory import scalar_adam_scale
 SGD, HEAVY_BALL, ADAM, SIGN = "sgd", "momentum", "adam", "sign"
 FULL_ADAM, ADAMEZO, HIZOO, MUON = "full_adam", "adamezo", "hizoo", "muon"
 KNOWN = (SGD, HEAVY_BALL, ADAM, FULL_ADAM, ADAMEZO, HIZOO, MUON, SIGN)
-COEFFICIENT = 5  # place of the scalar in what `zoft.rules.window.remember` writes
+COEFFICIENT = 0  # place of the scalar in what `zoft.rules.window.remember` writes
 OWN_ROOT = math.sqrt(math.pi / 2.0)  # 1 / E|x| of a normal x: most that dividing by its own size takes from a gradient
 
 

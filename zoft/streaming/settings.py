@@ -25,7 +25,11 @@ def check_streamed_run(settings: Mapping[str, Any]) -> None:
     for name, refused, reason in (
         ("method", ("mezo", "adamw", "lora-adamw"), "it writes or differentiates all weights at once; use method=zo"),
         ("perturbation", ("in_place",), "each sweep over the weights would fetch and write all blocks; use read_only"),
-        ("quantization", ("nf4", "int8"), "quantised weights cannot be moved as they are; use quantization=none"),
+        (
+            "quantization",
+            ("nf4", "fp4", "int8"),
+            "quantised weights cannot be moved as they are; use quantization=none",
+        ),
         ("guard", ("rewind",), "it keeps copies of all weights in memory; use guard=skip"),
         ("torch_compile", (True,), "a compiled graph keeps the weights' addresses; set it to false"),
     ):

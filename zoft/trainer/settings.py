@@ -15,6 +15,7 @@ FACTORED, MASKED = ("low_rank", "subspace"), ("random_mask", "small_weights")
 
 # Rules with a second moment for every weight -> the rule that they are along one direction of signs.
 ALREADY = {"full_adam": "adam zo_momentum_buffer=full", "adamezo": "adam"}
+TENSORS = ("full_adam", "adamezo")  # rules whose displacement is a tensor, which no mask of small weights reaches
 OF_RULES = {  # settings that only some rules read
     "zo_momentum": ("momentum", "adam", "full_adam", "adamezo", "muon"),
     "zo_beta2": ("adam", "full_adam", "adamezo"),
@@ -187,11 +188,12 @@ class ZOSettings(StabilitySettings):
         if self.zo_blocks == 1 and self.zo_block_order != ZOSettings.zo_block_order:
             raise UsageError("zo_block_order is of several blocks; set zo_blocks=2 or more with it")
         if self.zo_shape == "small_weights" and (
-            self.perturbation == "in_place" or self.zo_momentum_buffer == "full" or self.zo_rule == "full_adam"
+            self.perturbation == "in_place" or self.zo_momentum_buffer == "full" or self.zo_rule in TENSORS
         ):
             raise UsageError(
-                "zo_shape=small_weights reads off the weights which of them move, so noise must not be in them, and a rule's "
-                "buffer is none; take perturbation=read_only and zo_momentum_buffer=window, or another rule"
+                "zo_shape=small_weights reads off the weights which of them move, so noise must not be in them, and "
+                "what a rule makes or keeps as a tensor is none; take perturbation=read_only and zo_momentum_buffer=window, or "
+                "another rule"
             )
 
     @property
