@@ -114,6 +114,11 @@ def _refuse(*_args, **_kwargs):
         (["memory_budget=1GB", "perturbation=in_place"], "perturbation=in_place cannot be had"),
         (["memory_budget=1GB", "quantization=nf4", "tuning=lora"], "quantization=nf4 cannot be had"),
         (["memory_budget=1GB", "quantization=fp4", "tuning=lora"], "quantization=fp4 cannot be had"),
+        (["memory_budget=1GB", "zo_distribution=sphere"], "zo_distribution=sphere cannot be had"),
+        (
+            ["memory_budget=1GB", "zo_rule=hizoo", "zo_estimator=three_point", "zo_distribution=gaussian"],
+            "zo_rule=hizoo cannot",
+        ),
         (["memory_budget=1GB", "guard=rewind"], "guard=rewind cannot be had"),
         (["memory_budget=1GB", "torch_compile=true"], "torch_compile=True cannot be had"),
     ],

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from zoft.config import load_config
 from zoft.errors import UsageError
+from zoft.objectives import LanguageModelling
 from zoft.optimizer import ZOOptimizer
 from zoft.trainer import ZOCallback, ZOConfig, ZOTrainer
 from zoft.trajectory import TrajectoryLog
@@ -337,11 +339,25 @@ def test_seed_directions_and_flops(tiny_model, arguments, rows) -> None:
         ({"per_device_train_batch_size": 0}, "at least 1"),
         ({"learning_rate": math.nan}, "number >= 0"),
         ({"resume_from_checkpoint": "/nowhere"}, "does not exist"),
+        ({"optim": "sgd"}, "optim=sgd: the update is zo_rule's"),
+        ({"optim_args": "a=1"}, "optim_args=a=1"),
+        ({"adam_beta1": 0.5}, "set zo_momentum"),
+        ({"max_grad_norm": 0.3}, "no gradient to clip"),
+        ({"torch_empty_cache_steps": 5}, "torch_empty_cache_steps=5"),
     ],
 )
 def test_arguments_that_cannot_work_are_refused(arguments, changes, message) -> None:
     with pytest.raises(UsageError, match=message):
         ZOConfig(**{**arguments, **changes})
+
+
+def test_labels_are_not_smoothed_by_an_objective(tiny_model, arguments, rows) -> None:
+    args = ZOConfig(**arguments, label_smoothing_factor=0.1)
+    with pytest.raises(UsageError, match="an objective computes its own loss"):
+        ZOTrainer(tiny_model(), args, train_dataset=rows, objective=LanguageModelling())
+    assert ZOTrainer(tiny_model(), args, train_dataset=rows).label_smoother is not None
+    with pytest.raises(UsageError, match="a task's objective"):
+        load_config(["recipe=quickstart", "label_smoothing_factor=0.1"])
 
 
 def test_a_launcher_that_asks_for_deepspeed_is_refused(arguments, monkeypatch) -> None:

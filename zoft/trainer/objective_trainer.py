@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from zoft.errors import UsageError
 from zoft.trainer.renamed import RenamedWeights
 
 
@@ -26,8 +27,16 @@ class ObjectiveTrainer(RenamedWeights, Trainer):
         Args:
             model, args and all keyword arguments of `transformers.Trainer`.
             objective: `zoft.objectives.Objective`, how a batch is scored; None: the loss that the model returns.
+
+        Raises:
+            UsageError: labels are to be smoothed, which an objective does not do.
         """
-        self.objective = objective
+        if objective is not None and args is not None and args.label_smoothing_factor:
+            raise UsageError(
+                f"label_smoothing_factor={args.label_smoothing_factor}: an objective computes its own loss, of the labels as "
+                "they are; leave it out"
+            )
+        self.objective: Any = objective
         self.forwards = 0  # losses of micro-batches taken in training on this rank; evaluations do not count
         super().__init__(model, args, **kwargs)
         if objective is not None:

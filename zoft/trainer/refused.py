@@ -10,6 +10,13 @@ from typing import Any
 from zoft.errors import UsageError
 from zoft.limits import check_not_negative, check_seed
 
+RULE = "the update is zo_rule's, and no optimizer of Transformers' is made; leave it out"
+
+
+def _other_than(*usual: float) -> Callable[[Any], bool]:
+    return lambda value: value is not None and value not in usual
+
+
 # Setting -> (is this value one that cannot be honoured, why and what to do instead)
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "fp16": (
@@ -24,6 +31,19 @@ REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "activation_checkpointing": (bool, "no activations are kept for a backward pass; set it to false"),
     "neftune_noise_alpha": (bool, "noise in the embeddings would differ between the two losses compared; leave it out"),
+    "optim": (
+        lambda value: value is not None and not str(getattr(value, "value", value)).startswith("adamw_torch"),
+        f"{RULE}, or give it to the method that has one (zoft compare: adamw.optim=…)",
+    ),
+    "optim_args": (bool, RULE),
+    "adam_beta1": (_other_than(0.9), f"{RULE}, and set zo_momentum"),
+    "adam_beta2": (_other_than(0.999), f"{RULE}, and set zo_beta2"),
+    "adam_epsilon": (_other_than(1e-8), RULE),
+    "max_grad_norm": (
+        _other_than(0.0, 1.0),
+        "there is no gradient to clip; leave it out (stability and guard bound steps)",
+    ),
+    "torch_empty_cache_steps": (bool, "no graph is kept that would fill the cache; leave it out"),
     "auto_find_batch_size": (bool, "a smaller batch after a failure is a different run; set the batch size yourself"),
 }
 
