@@ -12,6 +12,8 @@ from torch import nn
 from tests.streaming.conftest import decoder, least
 from zoft.config import load_config
 from zoft.errors import UsageError
+from zoft.optimizer import ZOOptimizer
+from zoft.perturb import ReadOnly
 from zoft.streaming.plan import _plans, plan
 from zoft.streaming.stream import stream, streamed
 
@@ -37,6 +39,33 @@ def test_what_training_keeps_beside_the_weights_counts() -> None:
     copy = max(w.nbytes for w in model.model.layers.parameters()) / 1e6
     assert kept - copy == pytest.approx(2 * (bare - copy), abs=2e-3)  # 2 bytes more beside 2
     assert both - copy == pytest.approx(4 * (bare - copy), abs=2e-3)  # 6 bytes more
+
+
+def test_a_head_that_is_displaced_whole_counts() -> None:
+    """One with a bias is; of a table, and of a head without a bias, rows or panels are."""
+
+    class Headed(nn.Module):
+        def __init__(self, bias: bool) -> None:
+            super().__init__()
+            self.table = nn.Embedding(2000, 8)
+            self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+            self.head = nn.Linear(8, 2000, bias=bias)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            x = self.table(ids)
+            for block in self.blocks:
+                x = block(x)
+            return self.head(x)
+
+    for bias, copy in ((True, 2000 * 8 * 4), (False, 8 * 8 * 4)):
+        model = Headed(bias)
+        first, *_ = _plans(model, lambda weight: 0)
+        assert first.resident - first.nbytes == copy
+    model = Headed(bias=True)
+    optimizer = ZOOptimizer(model, lr=0.0)
+    optimizer.step(lambda: model(torch.arange(5)).square().mean())
+    assert isinstance(optimizer.perturbation, ReadOnly)
+    assert 2000 * 8 * 4 <= optimizer.perturbation._view.scratch_bytes <= 2000 * 9 * 4 + 64
 
 
 def test_tied_weights_stay() -> None:

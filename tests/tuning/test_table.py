@@ -33,6 +33,7 @@ def test_a_prefix_starts_as_what_the_model_computes(kind) -> None:
     model = model_of(kind, WORDS).eval()
     tokens = torch.tensor([7, 9, 11])
     flat = activations(model, tokens)
+    assert torch.equal(activations(model.train(), tokens), flat) and all(module.training for module in model.modules())
     peft = apply_tuning(model, tuning="prefix", virtual_tokens=3).eval()
     peft.prompt_encoder["default"].load_prompt_embeddings(flat)
     with torch.no_grad():

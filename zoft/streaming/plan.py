@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from zoft.errors import UsageError
+from zoft.few_rows import can_give_rows
 
 Beside = Callable[[nn.Parameter], int]  # bytes that training keeps beside a weight
 
@@ -81,12 +82,24 @@ def _plans(model: nn.Module, beside: Beside) -> Iterator[Plan]:
     """One for each number of streamed blocks, from none to all."""
     found = blocks_of(model, beside)
     total = sum(weight.nbytes + beside(weight) for weight in model.parameters())
-    copy = max((w.nbytes for block in found for w in block.weights if w.requires_grad), default=0)
+    inside = {module for block in found for module in block.module.modules()}
+    whole = (module for module in model.modules() if module in inside or not _in_parts(module))
+    copy = max((weight.nbytes for module in whole for weight in _trained(module)), default=0)
     for count in range(len(found) + 1):
         chosen = [block for i, block in enumerate(found) if (i + 1) * count // len(found) > i * count // len(found)]
         largest = max((block.nbytes for block in chosen), default=0)
         resident = total - sum(block.nbytes for block in chosen) + min(2, count) * largest + copy
         yield Plan(tuple(chosen), len(found), total, resident, largest)
+
+
+def _in_parts(module: nn.Module) -> bool:
+    """Whether a step displaces rows or panels of the module's weight: of a table, of a head without a bias."""
+    table = isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward
+    return table or (can_give_rows(module) and module.bias is None)
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [weight for weight in module._parameters.values() if weight is not None and weight.requires_grad]
 
 
 def _check(model: nn.Module) -> None:

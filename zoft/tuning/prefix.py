@@ -50,8 +50,11 @@ def activations(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     from transformers import DynamicCache
 
     device = model.get_input_embeddings().weight.device
-    was_training = model.training
-    model.training = False
+    trained = [m for m in model.modules() if m.training and not type(m).__module__.startswith("bitsandbytes")]
+    for (
+        module
+    ) in trained:  # dropout is off; bitsandbytes' layers repack their weights when they first run outside training
+        module.training = False
     try:
         cache: Any = DynamicCache()
         model(input_ids=tokens.to(device).unsqueeze(0), past_key_values=cache, use_cache=True)
@@ -63,7 +66,8 @@ def activations(model: Any, tokens: torch.Tensor) -> torch.Tensor:
             "virtual_init=random, tuning=prompt or tuning=lora"
         ) from error
     finally:
-        model.training = was_training
+        for module in trained:
+            module.training = True
     if len(parts) != 2 * model.config.get_text_config().num_hidden_layers:
         raise UsageError(
             f"tuning=prefix: {type(model).__name__} keeps keys and values in {len(parts) // 2} of its layers only; use "
