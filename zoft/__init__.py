@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 # Public name -> the module that defines it.
 EXPORTS = {
+    "BatchLoss": "zoft.lockstep",
     "StabilityCallback": "zoft.trainer",
     "UsageError": "zoft.errors",
     "ZOCallback": "zoft.trainer",

@@ -73,3 +73,24 @@ def _real(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+PANELS = ("jit", "lockstep")  # how read-only losses see displaced weights
+
+
+def check_panels(panels: str, perturbation: str, row_budget: int | None) -> None:
+    """Raises UsageError: no such way, one that in-place perturbation has no use for, or a budget that nothing would read."""
+    if panels not in PANELS:
+        raise UsageError(f"zo_panels {panels!r} does not exist; there are: {', '.join(PANELS)}")
+    if panels == "lockstep" and perturbation != "read_only":
+        raise UsageError(
+            "zo_panels=lockstep shows every point of a step at once, which weights that are displaced themselves cannot: "
+            f"take perturbation=read_only, not {perturbation}, or zo_panels=jit"
+        )
+    if row_budget is not None:
+        check_count("zo_row_budget", row_budget)
+        if panels != "lockstep":
+            raise UsageError(
+                f"zo_row_budget={row_budget} is of zo_panels=lockstep, and zo_panels={panels} takes one point at a time: leave it "
+                "out, or set that"
+            )

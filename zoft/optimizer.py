@@ -16,7 +16,8 @@ from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
 from zoft.exact import mean
 from zoft.governor import Evidence, Governor, Request
-from zoft.limits import check_directions, check_not_negative, check_positive, check_seed
+from zoft.limits import check_directions, check_not_negative, check_panels, check_positive, check_seed
+from zoft.lockstep import Lockstep, TakenLoss
 from zoft.perturb import ReadOnly, choose_perturbation, evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
 from zoft.rules import rule as make_rule
@@ -29,7 +30,7 @@ from zoft.sphere import Sphere
 from zoft.spread import Spread
 from zoft.storage import choose_rounding
 from zoft.streaming.stream import streamed
-from zoft.tally import Part, Taken, Totals, taken, total
+from zoft.tally import Part, Taken, Totals, total
 from zoft.together import check_together
 
 Loss = Callable[[], "torch.Tensor | float"]
@@ -69,6 +70,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         blocks: Blocks | None = None,
         backend: str = "auto",
         direction_groups: int = 1,
+        panels: str = "jit",
+        row_budget: int | None = None,
     ) -> None:
         """
         Args:
@@ -88,6 +91,9 @@ class ZOOptimizer(torch.optim.Optimizer):
             blocks: of layers, of which each step moves one; None: all layers in every step.
             direction_groups: into how many groups the processes of torch.distributed are divided; each evaluates its
                 share of the directions, so all ranks rank // groups must be given the same batch (`zoft.spread`).
+            panels: how read-only losses see displaced weights: `jit`, one point after the other, or `lockstep`, all points of
+                a step as rows of one batch (`zoft.lockstep`), for closures that are a `zoft.BatchLoss`.
+            row_budget: the most rows that go through the model at once in lockstep; None: those of all points.
 
         Raises:
             UsageError: a setting cannot work with this model; the message says which and why.
@@ -104,6 +110,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.source = DirectionSource.of_law(int(seed), distribution, form, blocks)
         law, held = self.source.distribution, streamed(model) is None and not any(map(is_sharded, trainable))
         plain = form is None and direction_groups == 1 and held
+        check_panels(panels, perturbation, row_budget)
         perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=law, plain=plain)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))
@@ -120,7 +127,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.spread = Spread(direction_groups)
         for count in directions.counts:
             self.spread.check(count, perturbation)
-        check_together(self.source, self.space, perturbation=perturbation, groups=direction_groups)
+        check_together(self.source, self.space, perturbation=perturbation, groups=direction_groups, panels=panels)
         self.sphere = Sphere(self.space) if self.source.sphere else None
         self.estimator = make_estimator(estimator, eps=eps)
         if self.estimator.curved != self.rule.curved:
@@ -132,7 +139,11 @@ class ZOOptimizer(torch.optim.Optimizer):
             self.estimator.check(count)
             self.rule.check(self.source.at(0, count))
         self.rule_state = self.rule.init()
-        self.perturbation = make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
+        self.perturbation = (
+            Lockstep(self.space, model, row_budget)
+            if panels == "lockstep"
+            else make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
+        )
         self._devices = {weight.device for weight in model.parameters()}  # where a loss may draw random numbers
         self.steps = 0  # optimizer steps so far: the next step's index
         self.skipped = 0  # of them, how many moved nothing
@@ -186,12 +197,16 @@ class ZOOptimizer(torch.optim.Optimizer):
         population = self._population(self.steps)
         if self._request is None:
             self._request = Request() if self.governor is None else self.governor.request(self.steps)
-        loss = SameDraws(lambda: taken(closure()), self._devices)
+        loss = SameDraws(TakenLoss(closure), self._devices)
+        asked = self._asked_points(self._request)
+        also = asked if isinstance(self.perturbation, Lockstep) else []
         with evaluation_mode(self.model):
-            losses = self.perturbation.losses(population, loss, hold=hold and not self._request.points)
-            asked = self._probe_losses(self._request, loss)
+            losses = self.perturbation.losses([*population, *also], loss, hold=hold and not self._request.points)
+            losses, extra = losses[: len(population)], losses[len(population) :]
+            if not also:
+                extra = self._probe_losses(asked, loss)
         loss.leave()
-        self._parts.append(Part(losses, divisor, tuple(asked)))
+        self._parts.append(Part(losses, divisor, tuple(whole for whole, _, _ in extra)))
         return mean(loss for loss, _, _ in losses)
 
     def _population(self, step: int) -> Sequence[Point]:
@@ -207,14 +222,17 @@ class ZOOptimizer(torch.optim.Optimizer):
     def _directions(self, step: int) -> tuple[Direction, ...]:
         return self.source.at(step, self.schedule.at(step))
 
-    def _probe_losses(self, request: Request, loss: Callable[[], Taken]) -> list[float]:
-        """Losses at the governor's points, through read-only views: asking does not change training's path."""
+    def _asked_points(self, request: Request) -> Sequence[Point]:
+        """Those of the governor's that are this process's."""
         probes = self.source.probes_at(self.steps, request.probes)
-        points: list[Point] = [tuple(Term(probes[i], scale) for i, scale in point) for point in request.points]
+        return self.spread.mine([tuple(Term(probes[i], scale) for i, scale in point) for point in request.points])
+
+    def _probe_losses(self, points: Sequence[Point], loss: Callable[[], Taken]) -> list[Taken]:
+        """Losses at the governor's points, through read-only views: asking does not change training's path."""
         if any(points) and self._probing is None:
             self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)
         seen = self._probing if any(points) else self.perturbation  # the centre as the points around it are seen
-        return [] if seen is None else [seen.losses([p], loss)[0][0] for p in self.spread.mine(points)]
+        return [seen.losses([p], loss)[0] for p in points]
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
@@ -332,6 +350,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             "blocks": self.source.blocks.plain() if self.source.blocks else [],
             "directions": self.schedule.plain(),
             "perturbation": self.perturbation.name,
+            "panels": "lockstep" if isinstance(self.perturbation, Lockstep) else "jit",
             "estimator": self.estimator.settings(),
             "rule": self.rule.settings(),
             "weight_rounding": self.space.rounding.value,  # `auto` may choose another one on another machine

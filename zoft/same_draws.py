@@ -15,7 +15,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy
 import torch
 
+from zoft.errors import UsageError
+
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class _States(NamedTuple):
@@ -42,14 +45,27 @@ class SameDraws(Generic[T]):
             loss: what is called.
             devices: besides the CPU, where the loss may draw.
         """
-        self._loss = loss
+        self.loss = loss
         self._devices = sorted({device for device in devices if device.type not in ("cpu", "meta")}, key=str)
         self._start = self._states()
         self._after: _States | None = None  # behind the first call that came to its end
 
     def __call__(self) -> T:
+        return self.once(self.loss)
+
+    def once(self, call: Callable[[], U], *, may_draw: bool = True) -> U:
+        """`call()` instead, from where every call begins.
+
+        Raises:
+            UsageError: it drew numbers, and it may not.
+        """
         self._put(self._start)
-        value = self._loss()
+        value = call()
+        if not may_draw and not _equal(self._states(), self._start):
+            raise UsageError(
+                "the loss draws random numbers, and the points of a population that go through the model as one batch would be "
+                "given different ones; use zo_panels=jit, or a loss that draws none"
+            )
         if self._after is None:
             self._after = self._states()
         return value
@@ -73,6 +89,15 @@ class SameDraws(Generic[T]):
         torch.set_rng_state(states.torch[0])
         for device, state in zip(self._devices, states.torch[1:], strict=True):
             torch.get_device_module(device).set_rng_state(state, *_which(device))
+
+
+def _equal(first: _States, second: _States) -> bool:
+    """Whether all generators stand at the same place."""
+    return (
+        all(map(torch.equal, first.torch, second.torch))
+        and first.python == second.python
+        and all(map(numpy.array_equal, first.numpy, second.numpy))
+    )
 
 
 def _which(device: torch.device) -> tuple[torch.device, ...]:

@@ -8,9 +8,16 @@ from zoft.errors import UsageError
 from zoft.space import ParameterSpace
 
 
-def check_together(source: DirectionSource, space: ParameterSpace, *, perturbation: str, groups: int) -> None:
+def check_together(
+    source: DirectionSource, space: ParameterSpace, *, perturbation: str, groups: int, panels: str = "jit"
+) -> None:
     """Raises UsageError: the message says what, why and what to take instead."""
     in_place = perturbation == "in_place"
+    if panels == "lockstep" and (space.sharded or space.streamed is not None):
+        raise UsageError(
+            "zo_panels=lockstep reads whole weights where they are, and those of a sharded or streamed model come and go: take "
+            "zo_panels=jit"
+        )
     if space.sharded and (groups > 1 or in_place):
         raise UsageError(
             "a sharded model is gathered by all ranks at once, for the same points: leave zo_direction_groups at 1, and "

@@ -157,17 +157,23 @@ class Backend(ABC):
         """
 
     def perturbed_linear(
-        self, x: torch.Tensor, target: Target, points: Sequence[Point], panel_bytes: int = PANEL_BYTES
+        self,
+        x: torch.Tensor,
+        target: Target,
+        points: Sequence[Point],
+        panel_bytes: int = PANEL_BYTES,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """x[g] (W + s_g z)^T for every member g of a population, through panels of rows of W in scratch memory.
+        """x[g] (W + s_g z)^T + b_g for every member g of a population, through panels of rows of W in scratch memory.
 
-        The panels are exact whatever their size; the products are the vendor's.
+        The panels are exact whatever their size; the products are the vendor's, rounded once with the bias in them.
 
         Args:
             x: [points, ..., columns], of the weight's dtype.
             target: a matrix [rows, columns] or a panel of rows of one.
             points: the population.
             panel_bytes: of scratch for all members together; at least one row is held.
+            bias: [rows], or [points, rows] where the members' differ.
 
         Returns:
             [points, ..., rows].
@@ -183,8 +189,12 @@ class Backend(ABC):
             stop = min(start + step, target.window.rows)
             copies = scratch[: len(points) * (stop - start) * columns].view(len(points), stop - start, columns)
             self.panel_pair(Target(weight[start:stop], target.window.panel(start, stop)), points, copies)
-            for rows, copy, out in zip(flat, copies, y, strict=True):
-                torch.mm(rows, copy.t(), out=out[:, start:stop])
+            for member, (rows, copy, out) in enumerate(zip(flat, copies, y, strict=True)):
+                if bias is None:
+                    torch.mm(rows, copy.t(), out=out[:, start:stop])
+                    continue
+                own = bias if bias.ndim == 1 else bias[member]
+                torch.addmm(own[start:stop], rows, copy.t(), out=out[:, start:stop])
         return y.reshape(*x.shape[:-1], target.window.rows)
 
     def low_rank(

@@ -81,10 +81,24 @@ def _moves(moves: Sequence[Move], target: Target) -> list[Move]:
     return [move for move in seen if move.terms or move.decay != 1.0]
 
 
-def thin(point: Point, target: Target) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors [1, rows, r] and [1, columns, r], in the weight's dtype, whose product is the whole displacement of a point."""
+def thin(points: Sequence[Point], target: Target) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors [points, rows, r] and [points, columns, r], in the weight's dtype: products are the whole displacements.
+
+    The factors of a direction are made once, however many points lie on it. r is the most that a point has; the others' rest
+    is zero, and so is all of the centre's.
+    """
     weight, window = target.weight, target.window
-    pairs = [(term.scale, *factors(term.direction, window, weight.device)) for term in _seen(point, target)]
-    left = torch.cat([a * scale for scale, a, _ in pairs], dim=1)
-    right = torch.cat([b for _, _, b in pairs], dim=1)
-    return left.to(weight.dtype).unsqueeze(0), right.to(weight.dtype).unsqueeze(0)
+    seen, made = [_seen(point, target) for point in points], {}
+    for direction in {term.direction: None for terms in seen for term in terms}:
+        made[direction] = factors(direction, window, weight.device)
+    rank = max(1, *(sum(made[term.direction][0].shape[1] for term in terms) for terms in seen))
+    left = weight.new_zeros(len(points), window.rows, rank)
+    right = weight.new_zeros(len(points), window.columns, rank)
+    for member, terms in enumerate(seen):
+        first = 0
+        for term in terms:
+            a, b = made[term.direction]
+            here = slice(first, first + a.shape[1])
+            left[member, :, here], right[member, :, here] = a * term.scale, b
+            first = here.stop
+    return left, right

@@ -103,8 +103,15 @@ class TritonBackend(Backend):
         )
 
     def perturbed_linear(
-        self, x: torch.Tensor, target: Target, points: Sequence[Point], panel_bytes: int = PANEL_BYTES
+        self,
+        x: torch.Tensor,
+        target: Target,
+        points: Sequence[Point],
+        panel_bytes: int = PANEL_BYTES,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
+        if bias is not None:
+            return super().perturbed_linear(x, target, points, panel_bytes, bias)
         flat, panel_rows = check_linear(x, target, points, panel_bytes)
         weights = _weights(Target(target.weight, target.window), Rounding.NEAREST)
         moves = _moves((), tuple(points), x.device)

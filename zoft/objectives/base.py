@@ -26,6 +26,9 @@ class Objective(ABC):
     """Forward passes only; nothing here asks for gradients, and nothing prevents them."""
 
     name: str
+    rows_apart = (
+        False  # whether the loss of an example depends on its own rows alone, however many others the batch has
+    )
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batch: Batch) -> Scored:

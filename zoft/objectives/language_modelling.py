@@ -18,6 +18,7 @@ class LanguageModelling(Objective):
     """
 
     name = "language_modelling"
+    rows_apart = True
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Scored:
         if "candidate_rows" in batch:

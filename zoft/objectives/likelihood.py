@@ -28,6 +28,7 @@ class CandidateLikelihood(Objective):
     """
 
     name = "candidate_likelihood"
+    rows_apart = True
 
     def evaluate(self, model: nn.Module, batch: Batch) -> Scored:
         """As defined; without gradients longer candidates of one example share their prompt (`shared_prompt`)."""

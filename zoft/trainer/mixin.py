@@ -15,10 +15,12 @@ from torch import nn
 
 from zoft.distributed import name_the_lost
 from zoft.errors import UsageError
+from zoft.lockstep import BatchLoss
 from zoft.optimizer import ZOOptimizer
 from zoft.shards import is_sharded
 from zoft.spread import Spread
 from zoft.stability import Steering, govern
+from zoft.trainer.apart import check_apart
 from zoft.trainer.best import follow_best, mark_best
 from zoft.trainer.holding import losses_follow, step_follows
 from zoft.trainer.light import LightCheckpoints
@@ -49,12 +51,15 @@ class ZOMixin(LightCheckpoints):
         """Refuse what cannot work, before anything runs.
 
         Raises:
-            UsageError: fp16 mixed precision, DeepSpeed and others; several GPUs in one process.
+            UsageError: fp16 mixed precision, DeepSpeed and others; several GPUs in one process; zo_panels=lockstep without an
+                objective that keeps examples apart.
         """
         check_training_settings(vars(self.args))
         self.check_light()
         check_launch(os.environ)
         check_placement(self)
+        if self.zo_settings.zo_panels == "lockstep":
+            check_apart(self)
         if self.model is not None and any(is_sharded(weight) for weight in self.model.parameters()):
             check_sharded(self.model, self.args, self.zo_settings)
 
@@ -225,15 +230,18 @@ class ZOMixin(LightCheckpoints):
                 num_items_in_batch // self._groups
             )  # Trainer counts a batch once for each of its processes
 
-        def loss() -> torch.Tensor:
+        def losses(given: dict[str, Any]) -> torch.Tensor:
             # Inputs are copied: compute_loss may take labels out of them. A loss divided by the tokens of all ranks is summed
             # over the ranks as it stands; Trainer's detour (times the number of ranks, then their mean) would round it.
             with self.compute_loss_context_manager(), _without_rank_factor(self.args):
-                return self.zo_losses(model, dict(inputs), num_items_in_batch)
+                return self.zo_losses(model, given, num_items_in_batch)
 
+        loss = BatchLoss(losses, inputs)
         hold = step_follows(self, ZOMixin.training_step)
         self.zo.ahead = hold and losses_follow(self, ZOMixin.log)
         value = self.zo.accumulate(loss, divisor, hold=hold)
+        if loss.more:
+            self.forwards += loss.more  # an ObjectiveTrainer's: `zo_losses` counted the batch once
         return torch.tensor(value * self._shards / divisor, device=self.args.device)
 
     def zo_losses(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoft.errors import UsageError
-from zoft.limits import check_count, check_directions, check_positive, check_seed, check_share
+from zoft.limits import check_count, check_directions, check_panels, check_positive, check_seed, check_share
 from zoft.schedule import Schedule
 from zoft.stability.settings import StabilitySettings
 
@@ -39,6 +39,8 @@ class ZOSettings(StabilitySettings):
     zo_check_every: int = 100  # steps between comparisons of all processes' weights; 0: never
     zo_seed: int | None = None  # None: `seed`
     perturbation: Literal["read_only", "in_place", "auto"] = "read_only"
+    zo_panels: Literal["jit", "lockstep"] = "jit"  # read-only losses point by point, or of all points as one batch
+    zo_row_budget: int | None = None  # of lockstep: the most rows at once; None: those of all points
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
     zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
     zo_light_checkpoints: bool = False  # without weights: whoever resumes makes them from the base and the log
@@ -86,6 +88,7 @@ class ZOSettings(StabilitySettings):
                 "perturbation=in_place leaves its rounding in the weights, and with zo_direction_groups every process would "
                 "be left with another one; use perturbation=read_only"
             )
+        check_panels(self.zo_panels, self.perturbation, self.zo_row_budget)
         if self.zo_light_checkpoints and not self.zo_trajectory:
             raise UsageError(
                 "zo_light_checkpoints=true leaves the weights to the log, and zo_trajectory=false keeps none"
@@ -226,7 +229,8 @@ class ZOSettings(StabilitySettings):
             "eps": self.zo_eps, "directions": self.schedule, "distribution": self.zo_distribution,
             "perturbation": self.perturbation, "weight_rounding": self.weight_rounding, "estimator": self.zo_estimator,
             "rule": self.zo_rule, "rule_settings": self.rule_settings, "form": self.form, "blocks": self.blocks,
-            "backend": self.zo_backend, "direction_groups": self.zo_direction_groups,
+            "backend": self.zo_backend, "direction_groups": self.zo_direction_groups, "panels": self.zo_panels,
+            "row_budget": self.zo_row_budget,
         }  # fmt: skip
 
     @property

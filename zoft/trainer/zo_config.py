@@ -50,6 +50,14 @@ class ZOConfig(TrainingArguments):
         default=ZOSettings.perturbation,
         metadata={"help": "Is noise written into the weights: read_only, in_place, or auto."},
     )
+    zo_panels: Literal["jit", "lockstep"] = field(
+        default=ZOSettings.zo_panels,
+        metadata={"help": "Read-only losses point by point, or of all points as one batch."},
+    )
+    zo_row_budget: int | None = field(
+        default=ZOSettings.zo_row_budget,
+        metadata={"help": "Most rows at once in lockstep; default: those of all points."},
+    )
     weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = field(
         default=ZOSettings.weight_rounding, metadata={"help": "How 16-bit weights store an update."}
     )
