@@ -91,6 +91,6 @@ def check_panels(panels: str, perturbation: str, row_budget: int | None) -> None
         check_count("zo_row_budget", row_budget)
         if panels != "lockstep":
             raise UsageError(
-                f"zo_row_budget={row_budget} is of zo_panels=lockstep, and zo_panels={panels} takes one point at a time: leave it "
-                "out, or set that"
+                f"zo_row_budget={row_budget} is of zo_panels=lockstep, and zo_panels={panels} takes one point at a time: "
+                "leave it out, or set that"
             )

@@ -232,7 +232,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         if any(points) and self._probing is None:
             self._probing = self.perturbation if isinstance(self.perturbation, ReadOnly) else ReadOnly(self.space)
         seen = self._probing if any(points) else self.perturbation  # the centre as the points around it are seen
-        return [seen.losses([p], loss)[0] for p in points]
+        return [] if seen is None else [seen.losses([p], loss)[0] for p in points]
 
     @torch.no_grad()
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 from zoft.bench.splitting import Split, split_times
+from zoft.directions import LowRank
 from zoft.errors import UsageError
 from zoft.mezo import MeZO
 from zoft.objectives import CandidateLikelihood
@@ -31,11 +32,21 @@ from zoft.perturb import evaluation_mode
 LR = 1e-7
 EPS = 2.0**-10
 CANDIDATES = 2  # of the classification step
+THIN = LowRank("low_rank", rank=1)
 MODES: dict[str, dict[str, Any]] = {
     "read_only": {"perturbation": "read_only", "weight_rounding": "auto"},
     "read_only_gaussian": {"perturbation": "read_only", "weight_rounding": "auto", "distribution": "gaussian"},
     "in_place": {"perturbation": "in_place", "weight_rounding": "auto"},
     "in_place_gaussian": {"perturbation": "in_place", "weight_rounding": "auto", "distribution": "gaussian"},
+    "lockstep": {"perturbation": "read_only", "weight_rounding": "auto", "panels": "lockstep"},
+    "lockstep_gaussian": {
+        "perturbation": "read_only",
+        "weight_rounding": "auto",
+        "panels": "lockstep",
+        "distribution": "gaussian",
+    },
+    "low_rank": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN},
+    "low_rank_lockstep": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN, "panels": "lockstep"},
 }
 PLAIN = ("forwards", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
 
@@ -58,12 +69,19 @@ class Batch:
         mask = torch.ones_like(self.ids)
         return model(input_ids=self.ids, attention_mask=mask, labels=self.ids, use_cache=False).loss
 
-    def label(self, model: nn.Module) -> torch.Tensor:
-        """One prompt an example, the rows of the candidates' tokens at its last position."""
-        rows = len(self.ids)
+    def full_repeated(self, model: nn.Module, members: int) -> list[torch.Tensor]:
+        """The same for each of `members`, whose rows are one batch."""
+        ids = self.ids.repeat(members, 1)
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        size = logits.shape[-1]
+        return [model.loss_function(own, labels=self.ids, vocab_size=size) for own in logits.chunk(members)]  # type: ignore[operator]
+
+    def label(self, model: nn.Module, members: int = 1) -> torch.Tensor:
+        """One prompt an example, the rows of the candidates' tokens at its last position; [members B]."""
+        rows = members * len(self.ids)
         batch = {
-            "input_ids": self.ids,
-            "attention_mask": torch.ones_like(self.ids),
+            "input_ids": self.ids.repeat(members, 1),
+            "attention_mask": torch.ones_like(self.ids).repeat(members, 1),
             "choices": torch.tensor([[5, 6]], device=self.ids.device).expand(rows, CANDIDATES),
             "gold": torch.zeros(rows, dtype=torch.long, device=self.ids.device),
         }
@@ -77,6 +95,18 @@ class Batch:
         shifted = functional.log_softmax(logits[..., :-1, :].contiguous(), dim=-1)
         scores = shifted[:, -1].gather(-1, ids[:, -1:]).view(-1, CANDIDATES).float()
         return functional.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=ids.device))
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """A closure that can be called for several members at once."""
+
+    rows: int
+    once: Callable[[], Any]
+    repeated: Callable[[int], Any]
+
+    def __call__(self) -> Any:
+        return self.once()
 
 
 class Contestants:
@@ -121,7 +151,15 @@ class Contestants:
         optimizer = ZOOptimizer(model, LR, eps=EPS, **settings)
         optimizer.ahead = True  # as ZOTrainer does
         taken = self.splits[name] = []
-        losses = {"passes": lambda: 0.0, "label": lambda: batch.label(model), "": lambda: batch.full(model)}
+        losses = {
+            "passes": _Loss(len(batch.ids), lambda: 0.0, lambda members: [0.0] * members),
+            "label": _Loss(
+                len(batch.ids),
+                lambda: batch.label(model),
+                lambda members: batch.label(model, members).view(members, -1),
+            ),
+            "": _Loss(len(batch.ids), lambda: batch.full(model), lambda members: batch.full_repeated(model, members)),
+        }
 
         def run() -> None:
             with split_times(optimizer) as split:

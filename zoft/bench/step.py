@@ -78,8 +78,9 @@ class Cell:
             passes = 4 * 2 * size * self.weights
         elif name.startswith("in_place"):
             passes = 2 * 2 * size * self.weights
-        elif name.split("_label")[0] in MODES:  # read W and make two copies; read and write it once
-            passes = 2 * 2 * size * self.weights + 2 * size * self.weights
+        elif name.split("_label")[0] in MODES:  # read W (in lockstep once) and make two copies; read and write it once
+            reads = 3 if "lockstep" in name else 4
+            passes = (0 if name.startswith("low_rank") else reads * size * self.weights) + 2 * size * self.weights
         if name.endswith("_passes"):
             return passes, 0.0
         return forwards[0] + passes, forwards[1]

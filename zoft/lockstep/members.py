@@ -38,9 +38,9 @@ class Members:
         if first == 1:
             return False
         raise UnsupportedModuleError(
-            f"the module that owns {name!r} is called with a tensor {tuple(tensor.shape)}, whose first dimension is neither 1 nor "
-            f"a multiple of the {self.count * self.rows} rows of this population ({self.count} points, {self.rows} rows each), "
-            "so zo_panels=lockstep cannot tell which rows are whose; freeze it or use zo_panels=jit"
+            f"the module that owns {name!r} is called with a tensor {tuple(tensor.shape)}, whose first dimension is neither 1 "
+            f"nor a multiple of the {self.count * self.rows} rows of this population ({self.count} points of {self.rows}), so "
+            "zo_panels=lockstep cannot tell which rows are whose; freeze it or use zo_panels=jit"
         )
 
     def stacked(self, tensor: torch.Tensor, name: str) -> torch.Tensor:
@@ -63,8 +63,8 @@ class Members:
         """
         if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(arguments)):
             raise UnsupportedModuleError(
-                f"the module that owns {name!r} is called without a tensor, so zo_panels=lockstep cannot give each member its own "
-                "result; freeze it or use zo_panels=jit"
+                f"the module that owns {name!r} is called without a tensor, so zo_panels=lockstep cannot give each member its "
+                "own result; freeze it or use zo_panels=jit"
             )
 
         def part(value: Any, member: int) -> Any:

@@ -97,16 +97,16 @@ class Lockstep(ReadOnly):
                 mine = alone.get(module, [])[-len(theirs) :]
                 if not grows_with_members(mine, theirs, len(points)):
                     raise UnsupportedModuleError(
-                        f"the module that owns {self._lockstep.name_of(module)!r} was called with tensors of {mine[:3]} rows for "
-                        f"one point and {theirs[:3]} for {len(points)}: what it is given has no dimension of the batch in front, "
+                        f"the module that owns {self._lockstep.name_of(module)!r} was called with {mine[:3]} rows for one "
+                        f"point and {theirs[:3]} for {len(points)}: what it is given has no dimension of the batch in front, "
                         "so zo_panels=lockstep cannot tell which rows are whose; freeze it or use zo_panels=jit"
                     )
             worst = max([worst, *map(_apart, one, found[member])])
         if worst > self._alike:
             raise UnsupportedModuleError(
-                f"the losses of {len(points)} points in one batch differ from those in turn by {worst:.2g} (relative), and rounding "
-                f"explains {self._alike:.2g}: the loss or the model couples the rows of a batch, or orders them otherwise; use "
-                "zo_panels=jit"
+                f"the losses of {len(points)} points in one batch differ from those in turn by {worst:.2g} (relative), and "
+                f"rounding explains {self._alike:.2g}: the loss or the model couples the rows of a batch, or orders them "
+                "otherwise; use zo_panels=jit"
             )
         logger.info(
             "lockstep: the losses of %d of %d points are those in turn to %.1e", len(members), len(points), worst

@@ -1,11 +1,11 @@
 """A view of a model in which every member of a population, some rows of one batch, sees weights of its own.
 
-The forward of each module that holds a moved parameter is replaced while the batch runs. A linear layer multiplies each member's
-rows with panels of that member's weights, all made in one reading of W (`perturbed_linear`), or along thin factors all rows with
-W and each member's rows with its factors (`low_rank`). An embedding makes each member's rows that are looked up. Every other
-module without children (a norm, a Conv1D, an embedding of few rows) runs once for each member, on its rows and copies that were
-made together. What cannot be told apart is an error: a module with children and parameters of its own, a call without rows of
-every member, a weight that is read outside its module (audited in passes 1, 2, 4, 8 …, as in `zoft.read_only`).
+The forward of each module that holds a moved parameter is replaced while the batch runs. A linear layer multiplies each
+member's rows with panels of that member's weights, all made in one reading of W (`perturbed_linear`), or along thin factors
+all rows with W and each member's rows with its factors (`low_rank`). An embedding makes each member's rows that are looked up.
+Every other module (a norm, a Conv1D, an embedding of few rows, experts) runs once for each member, on its rows and copies that
+were made together. What cannot be told apart is an error: a module with trained ones inside and parameters of its own, a call
+without rows of every member, a weight that is read outside its module (audited in passes 1, 2, 4, 8 …).
 """
 
 from __future__ import annotations
@@ -40,18 +40,20 @@ class LockstepView:
     def __init__(self, space: ParameterSpace) -> None:
         """
         Raises:
-            UsageError: a trained parameter is held by a module that has children, too.
+            UsageError: a trained parameter is held by modules only that have others with trained parameters inside.
         """
         self._space = space
         held: dict[nn.Module, Held] = defaultdict(dict)
+        owners = {module for slot in space.slots for module, _ in slot.owners}
         for slot in space.slots:
-            for module, attribute in slot.owners:
+            leaves = [(module, attribute) for module, attribute in slot.owners if not owners & set(_inside(module))]
+            if not leaves:
+                raise UsageError(
+                    f"zo_panels=lockstep: {slot.name!r} belongs to {type(slot.owners[0][0]).__name__}, which has others that "
+                    "are trained inside, so its calls cannot be made for each point apart; freeze it or use zo_panels=jit"
+                )
+            for module, attribute in leaves:
                 held[module][attribute] = slot
-                if module._modules:
-                    raise UsageError(
-                        f"zo_panels=lockstep: {slot.name!r} belongs to {type(module).__name__}, which has modules inside, so its "
-                        "calls cannot be made for each point apart; freeze it or use zo_panels=jit"
-                    )
         self._held = dict(held)
         trained = {id(module._parameters[attribute]) for module in held for attribute in held[module]}
         self._wide = {module for module in held if can_widen(module, trained)}
@@ -87,8 +89,8 @@ class LockstepView:
                 return losses()
         except ReadOutside as error:
             raise UnsupportedModuleError(
-                f"{error.slot.name!r} is read by {error.operation} outside its module, where zo_panels=lockstep cannot show each "
-                "point its own; freeze it or use zo_panels=jit"
+                f"{error.slot.name!r} is read by {error.operation} outside its module, where zo_panels=lockstep cannot show "
+                "each point its own; freeze it or use zo_panels=jit"
             ) from None
 
     @contextmanager
@@ -117,7 +119,7 @@ class LockstepView:
         """What stands in for a module's forward."""
         if type(module).forward is nn.Linear.forward:
             return GivesRows(self._linear, module, shown)
-        if type(module).forward is nn.Embedding.forward:
+        if isinstance(module, nn.Embedding) and type(module).forward is nn.Embedding.forward:
             return functools.partial(self._embedding, module, shown)
         return functools.partial(self._each, module, shown)
 
@@ -130,8 +132,8 @@ class LockstepView:
         first = next((a for a in args if isinstance(a, torch.Tensor)), None)
         if first is not None and torch.is_autocast_enabled(first.device.type):
             raise UsageError(
-                "zo_panels=lockstep multiplies in the weights' own type, and the loss is taken under autocast; load the model in "
-                "the type it should compute in (dtype=), or use zo_panels=jit"
+                "zo_panels=lockstep multiplies in the weights' own type, and the loss is taken under autocast; load the model "
+                "in the type it should compute in (dtype=), or use zo_panels=jit"
             )
         self.calls.setdefault(module, []).append(first_dimensions(module, args, kwargs))
 
@@ -148,7 +150,12 @@ class LockstepView:
     def _products(
         self, x: torch.Tensor, module: nn.Linear, slot: Slot | None, bias: torch.Tensor | None, ids: torch.Tensor | None
     ) -> torch.Tensor:
-        """[members, …, outputs] from x [members, …, inputs]; `bias` [outputs] or [members, outputs]; `slot`: of a moved weight."""
+        """[members, …, outputs] from x [members, …, inputs].
+
+        Args:
+            slot: of a moved weight; None: it is the same for all.
+            bias: [outputs] or [members, outputs].
+        """
         backend, points = self._space.backend, self._points
         bias = bias if ids is None or bias is None else bias[..., ids]
         if slot is None:
@@ -209,6 +216,10 @@ class LockstepView:
             yield
         finally:
             self._making = before
+
+
+def _inside(module: nn.Module) -> Iterator[nn.Module]:
+    return (child for child in module.modules() if child is not module)
 
 
 def _plain(weight: torch.Tensor | None) -> torch.Tensor | None:
