@@ -1,33 +1,37 @@
-"""What the Triton kernels compile to for a GPU that need not be there: instructions an element, widths of accesses, spills.
+"""What every Triton kernel compiles to for a GPU that need not be there: instructions an element, widths of accesses, spills.
 
-    python benchmarks/codegen.py
+    python benchmarks/codegen.py                    all of them, as CSV
+    python benchmarks/codegen.py sweep_ gaussian    those whose row holds these words
 
-Compiles for sm_90 and reads the machine code with the disassembler that Triton brings along. The count is dynamic: what lies in
-the loop over the tile is counted as often as the loop runs (its stores tell how often), what lies outside is counted once.
+Compiles for sm_90 whatever the ops launch, and reads the machine code with the disassembler that Triton brings along. The
+count is dynamic: an instruction counts as often as the loops around it run. A pass of several moves or terms counts each.
 """
 
 from __future__ import annotations
 
 import csv
-import re
-import shutil
-import subprocess
 import sys
-import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import torch
 
-from zoft_kernels.launch import GROUPS, QUADS, SIGNS, WARPS, tile_columns
-from zoft_kernels.walk import walk_kernel
+import zoft_kernels as ops
+from zoft.bench.machine_code import Code, compiling, read
+from zoft_kernels.launch import FLAT_COLUMNS, KINDS, QUAD_ELEMENTS, WARPS, Moves, tile_columns
+from zoft_kernels.perturbed_embedding import COLUMNS, TOKENS
 
-TARGET = GPUTarget("cuda", 90, 32)
-POINTERS = {"float32": ("*fp32", 0, 4), "bfloat16": ("*i16", 1, 2), "float16": ("*i16", 2, 2)}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 ROUNDINGS = ("nearest", "stochastic", "residual8", "residual16")
-ROWS = 128  # of a tile
+LOW = {"residual8": torch.int8, "residual16": torch.int16}
+SHAPES = {"wide": (256, 1024), "odd": (256, 100), "vector": (4096,)}
+LAWS = ("rademacher", "gaussian")
+STORAGE = [
+    *((dtype, "nearest") for dtype in DTYPES),
+    *(("bfloat16", rounding) for rounding in ROUNDINGS[1:]),
+    ("float16", "stochastic"),
+]
 
 
 @dataclass(frozen=True)
@@ -35,140 +39,93 @@ class Case:
     op: str
     dtype: str
     rounding: str = "nearest"
-    law: str = "rademacher"
-    terms: int = 1
+    law: str = "rademacher"  # both: every second term is normal
+    moves: int = 1
+    terms: int = 1  # of a move or point
     points: int = 0
+    shape: str = "wide"  # odd: no 16 bytes at once
 
-    def constants(self) -> dict[str, object]:
-        """The compile-time arguments that a launch on a wide, aligned matrix passes."""
-        kind = POINTERS[self.dtype][1]
-        signs = self.law == "rademacher"
-        return {
-            "KIND": kind, "ROUNDING": ROUNDINGS.index(self.rounding), "DECAYS": False, "STORE_LOW": True,
-            "MOVING": self.terms > 0, "MODE": SIGNS if signs else QUADS, "TERMS": self.terms if signs else 0,
-            "POINTS": self.points if signs else 0, "FORMS": 1 if signs else 2, "COLUMNS": tile_columns(kind, 1 << 20),
-            "GROUP": GROUPS[SIGNS if signs else QUADS], "ALIGNED": True,
-        }  # fmt: skip
+    def tables(self) -> Moves:
+        normal = {"rademacher": (False, False), "gaussian": (True, True), "both": (False, True)}[self.law]
+        terms = [(normal[n % 2], 1, 2, n, 1e-3) for n in range(self.terms)]
+        return Moves.of([(0.999 if self.moves > 1 else 1.0, (1, 2), terms)] * self.moves, [terms[:1]] * self.points)
 
+    def launch(self) -> None:
+        """Call the op as zoft does; `compiling` must be around it."""
+        shape, how, moves = SHAPES[self.shape], ROUNDINGS.index(self.rounding), self.tables()
+        weight = torch.empty(shape, dtype=DTYPES[self.dtype])
+        low = torch.empty(shape, dtype=LOW[self.rounding]) if self.rounding in LOW else None
+        columns = shape[1] if len(shape) > 1 else 1
+        window = (0, shape[0], 0, columns, columns, 1 << 40)
+        if self.op == "axpby_":
+            ops.axpby_(weight, moves, window, residual=low, decays=True, rounding=how)
+        elif self.op == "sweep_":
+            ops.sweep_([ops.Weights(weight, window, True, low)], moves, how)
+        elif self.op == "dot":
+            ops.dot(weight, moves, window, residual=low, rounding=how)
+        elif self.op == "perturbed_embedding":
+            ops.perturbed_embedding(weight, moves, torch.empty(self.points, 5, dtype=torch.long), window)
+        else:
+            copies = torch.empty(self.points, *shape, dtype=weight.dtype)
+            ops.panel_pair(weight, moves, copies, window, residual=low, decays=True, rounding=how)
 
-CASES = [
-    *(Case("axpby_", dtype) for dtype in POINTERS),
-    *(Case("axpby_", dtype, terms=2) for dtype in POINTERS),
-    *(Case("axpby_", "bfloat16", rounding) for rounding in ROUNDINGS[1:]),
-    Case("axpby_", "float16", "stochastic"),
-    *(Case("axpby_", dtype, law="gaussian") for dtype in POINTERS),
-    Case("axpby_", "bfloat16", "stochastic", law="gaussian"),
-    *(Case("panel_pair", dtype, terms=0, points=2) for dtype in POINTERS),
-    Case("panel_pair", "bfloat16", "stochastic", points=2),
-]
+    def compiled(self) -> Any:
+        with compiling() as kernels:
+            self.launch()
+        (kernel,) = kernels
+        return kernel
 
+    def measure(self) -> Code:
+        """Compile and read."""
+        dtype, streams = DTYPES[self.dtype], self.op != "perturbed_embedding"
+        columns = SHAPES[self.shape][-1] if len(SHAPES[self.shape]) > 1 else 1
+        flat = columns <= FLAT_COLUMNS and self.op != "dot"
+        tile = 4 * QUAD_ELEMENTS if flat else 128 * tile_columns(KINDS[dtype], columns)
+        elements = tile // (32 * WARPS) if streams else TOKENS * COLUMNS // 128
+        written = (self.moves > 0) + self.points if self.op != "dot" else 1
+        low = 8 * LOW[self.rounding].itemsize if self.rounding in LOW else 0
+        level = 1 if flat or not streams else 0
 
-@dataclass(frozen=True)
-class Code:
-    """What a kernel compiled to."""
+        def trips(depth: int, stores: bool) -> int | None:
+            depth += level
+            if depth == 0:
+                return None
+            if depth == 1 and streams:
+                return self.points if stores else self.moves
+            return max(1, self.terms // 2) if self.law == "both" else self.terms
 
-    instructions_per_element: float
-    registers: int
-    spilled_bytes: int  # stack and local memory of a thread
-    local_accesses: int  # LDL and STL
-    widest_load: int  # bits
-    widest_store: int
-    narrow_accesses: int  # narrower than 128 bits inside the loop; the table of terms is read like that
-
-
-def compiled(case: Case):
-    """The kernel compiled for TARGET."""
-    pointer, _, _ = POINTERS[case.dtype]
-    low = {"residual8": "*i8", "residual16": "*i16"}.get(case.rounding, pointer)
-    constants = case.constants()
-    signature = dict.fromkeys(walk_kernel.arg_names, "i32")
-    signature |= dict.fromkeys(("source", "sink", "copies"), pointer) | dict.fromkeys(("low_source", "low_sink"), low)
-    signature |= {"table": "*i64", "values": "*fp64", "stream": "i64"} | dict.fromkeys(constants, "constexpr")
-    divisible = [["tt.divisibility", 16]]
-    attributes = {(walk_kernel.arg_names.index(name),): divisible for name, type in signature.items() if type[0] == "*"}
-    source = ASTSource(walk_kernel, signature, constants, attributes)
-    return triton.compile(source, target=TARGET, options={"num_warps": WARPS, "enable_fp_fusion": False})
-
-
-def tool() -> str | None:
-    """The disassembler: Triton's own, or one on the path."""
-    bundled = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    return str(bundled) if bundled.exists() else shutil.which("cuobjdump")
+        return read(self.compiled(), elements, 8 * dtype.itemsize * written + low, trips)
 
 
-def _disassembled(kernel, option: str) -> str:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
-        file.flush()
-        command = [tool() or "cuobjdump", option, file.name]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def instructions(kernel) -> list[tuple[int, str]]:
-    """(address, text) of every machine instruction."""
-    found = re.findall(r"/\*([0-9a-f]{4,5})\*/\s+([^;]+);", _disassembled(kernel, "-sass"))
-    return [(int(address, 16), body.strip()) for address, body in found]
-
-
-def resources(kernel) -> tuple[int, int]:
-    """Registers of a thread, and bytes of its stack and local memory: what is spilled lies there."""
-    usage = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", _disassembled(kernel, "-res-usage")))
-    return int(usage["REG"]), int(usage["STACK"]) + int(usage["LOCAL"])
-
-
-def _loops(code: list[tuple[int, str]]) -> list[tuple[int, int]]:
-    """(first, last) address of every outermost loop that writes memory, shortest first."""
-    spans = [
-        (int(match[1], 16), address)
-        for address, body in code
-        if (match := re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", body)) and int(match[1], 16) < address
-    ]
-    outer = [span for span in spans if not any(o[0] <= span[0] and span[1] <= o[1] and o != span for o in spans)]
-    writing = [s for s in outer if any("STG" in body for address, body in code if s[0] <= address <= s[1])]
-    return sorted(writing, key=lambda span: span[1] - span[0])
-
-
-def _bits(body: str, operation: str) -> int | None:
-    """Width of a global access; None for other instructions."""
-    match = re.search(rf"\b{operation}\.E(\.\S+)?", body)
-    if not match:
-        return None
-    width = re.search(r"\.(U8|S8|U16|S16|64|128)\b", match[0])
-    return {"U8": 8, "S8": 8, "U16": 16, "S16": 16}.get(width[1]) or int(width[1]) if width else 32
-
-
-def measure(case: Case) -> Code:
-    """Compile and read one case."""
-    kernel = compiled(case)
-    code = [(address, body) for address, body in instructions(kernel) if not re.search(r"\bNOP\b", body)]
-    spans = _loops(code) or [(0, code[-1][0])]
-    first, last = spans[0]  # of a whole tile; a longer one serves the tiles at the edges
-    code = [(a, text) for a, text in code if not any(s[0] <= a <= s[1] for s in spans[1:])]
-    body = [text for address, text in code if first <= address <= last]
-    loads = [width for text in body if (width := _bits(text, "LDG")) is not None]
-    stores = [width for text in body if (width := _bits(text, "STG")) is not None]
-    size = 8 * POINTERS[case.dtype][2]
-    elements = ROWS * case.constants()["COLUMNS"] // (32 * WARPS)  # a thread  # type: ignore[operator]
-    written = (1 if case.terms else 0) + case.points
-    low = {"residual8": 8, "residual16": 16}.get(case.rounding, 0)
-    a_pass = sum(stores) / (written * size + low)  # elements a thread handles in one round of the loop
-    rounds = elements / a_pass
-    return Code(
-        round((len(code) - len(body) + rounds * len(body)) / elements, 2),
-        *resources(kernel),
-        sum(bool(re.search(r"\b(LDL|STL)\b", text)) for _, text in code),
-        max(loads, default=0),
-        max(stores, default=0),
-        sum(width < 128 for width in loads + stores),
-    )
+def cases() -> Iterator[Case]:
+    """Every kernel in every storage type, rounding and law; several moves, several terms and odd shapes where they differ."""
+    for dtype, rounding in STORAGE:
+        for law in LAWS:
+            yield Case("sweep_", dtype, rounding, law)
+            yield Case("sweep_", dtype, rounding, law, shape="vector")
+            yield Case("axpby_", dtype, rounding, law)
+            yield Case("panel_pair", dtype, rounding, law, points=2)
+            if rounding != "stochastic":
+                yield Case("dot", dtype, rounding, law, moves=0, points=1)
+        yield Case("sweep_", dtype, rounding, terms=2)
+        yield Case("sweep_", dtype, rounding, moves=2)
+        yield Case("sweep_", dtype, rounding, "both", terms=2)
+    for dtype in DTYPES:
+        for law in LAWS:
+            yield Case("panel_pair", dtype, law=law, moves=0, points=2)
+            yield Case("panel_pair", dtype, law=law, moves=0, points=2, shape="vector")
+            yield Case("sweep_", dtype, law=law, shape="odd")
+            yield Case("perturbed_embedding", dtype, law=law, moves=0, points=2)
 
 
 def main() -> None:
     writer = csv.writer(sys.stdout)
     writer.writerow([field.name for field in (*fields(Case), *fields(Code))])
-    for case in CASES:
-        writer.writerow([*asdict(case).values(), *asdict(measure(case)).values()])
-        sys.stdout.flush()
+    for case in cases():
+        row = list(asdict(case).values())
+        if all(word in row for word in sys.argv[1:]):
+            writer.writerow([*row, *asdict(case.measure()).values()])
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

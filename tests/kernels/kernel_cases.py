@@ -8,7 +8,7 @@ from zoft.backends import Backend, Move, Rounding, Target, Term
 from zoft.directions import Direction, Distribution, Window
 
 NARROW = (torch.bfloat16, torch.float16)
-SHAPES = ((), (257,), (130, 3), (5, 129), (140, 33), (2, 3, 70))
+SHAPES = ((), (257,), (130, 3), (5, 129), (140, 33), (2, 3, 70), (9, 64))  # the last is read 16 bytes at a time
 
 
 def roundings(dtype: torch.dtype) -> list[Rounding]:

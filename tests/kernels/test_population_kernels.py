@@ -52,9 +52,10 @@ def test_panel_pair(device, law, dtype, rounding, update) -> None:
 
 @pytest.mark.parametrize("law", Distribution)
 @pytest.mark.parametrize("dtype", ALL, ids=str)
-def test_perturbed_embedding(device, law, dtype) -> None:
-    weight = random((400, 133), dtype).to(device)
-    target = Target(weight, Window(9, row=260, rows=400, column=5, columns=133, total_columns=170))  # a shard
+@pytest.mark.parametrize("columns", [133, 64])
+def test_perturbed_embedding(device, law, dtype, columns) -> None:
+    weight = random((400, columns), dtype).to(device)
+    target = Target(weight, Window(9, row=260, rows=400, column=5, columns=columns, total_columns=170))  # a shard
     ids = torch.randint(0, 400, (3, 2, 7), generator=torch.Generator().manual_seed(1)).to(device)
     points = [*population(law), ()]
     rows = backend("triton").perturbed_embedding(ids, target, points)

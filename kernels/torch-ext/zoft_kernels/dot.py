@@ -8,12 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, Moves, Window, bits, on
-from .random import normal_pair, sign_bit
+from .launch import KINDS, REGISTERS, WARPS, Moves, Window, aligned, bits, on, tile_columns
+from .random import normal_pair, pick
 from .storage import FLOAT64, load
 from .tile import ONLY_SIGNS, draw_term
-
-COLUMNS = 128
 
 
 @triton.jit
@@ -31,11 +29,13 @@ def _signed(value, sign, KIND: tl.constexpr):
 )  # fmt: skip
 def dot_kernel(
     source, low_source, partials, table, row, rows, column, columns, total_columns, stream, row_tiles,
-    KIND: tl.constexpr, ROUNDING: tl.constexpr, FORMS: tl.constexpr, COLUMNS: tl.constexpr,
+    KIND: tl.constexpr, ROUNDING: tl.constexpr, FORMS: tl.constexpr, COLUMNS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """One program a block of 128 rows and COLUMNS columns; `partials` [block rows, columns]."""
     program = tl.program_id(0)
     row, rows, columns, stream = row.to(tl.int64), rows.to(tl.int64), columns.to(tl.int64), stream.to(tl.int64)
+    if ALIGNED:
+        columns = tl.multiple_of(columns, 16)
     row_tile = program % row_tiles
     base = ((row >> 7) + row_tile) << 7
     local = (program // row_tiles).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)
@@ -44,23 +44,25 @@ def dot_kernel(
     at_column = column + local
     words = draw_term(term, (base >> 7) * total_columns + at_column, stream)
     total = tl.zeros([COLUMNS], tl.float64 if KIND == FLOAT64 else tl.float32)
-    zero = tl.full([], 0, tl.int32)
+    first, last = tl.maximum(row - base, 0).to(tl.int32), tl.minimum(row + rows - base, 128).to(tl.int32)
+    corner = (base - row) * columns + local  # offset of the block's first row
+    zero = tl.full([], 0, tl.int32)  # makes tensors of numbers in the interpreter, whose ranges count in int
     for group in range(32):
-        quad_row = base + 4 * group
-        if FORMS != ONLY_SIGNS:
-            words = draw_term(term, (quad_row >> 2) * total_columns + at_column, stream)
+        top = zero + 4 * group
+        shift = corner + top * columns
+        if FORMS == ONLY_SIGNS:
+            word = pick(words, top >> 5) >> (top & 31).to(tl.uint32)  # the four rows' signs are its lowest bits
+        else:
+            words = draw_term(term, ((base + top) >> 2) * total_columns + at_column, stream)
         for pair in tl.static_range(2):
             if FORMS != ONLY_SIGNS:
                 normals = normal_pair(words[2 * pair], words[2 * pair + 1])
             for half in tl.static_range(2):
-                lane = zero + (
-                    group * 4 + 2 * pair + half
-                )  # a tensor also in the interpreter, whose range counts in int
-                at = base + lane
-                mask = inside & (at >= row) & (at < row + rows)
-                value = load(source, low_source, (at - row) * columns + local, mask, KIND, ROUNDING)
+                down = 2 * pair + half
+                mask = inside & (top + down >= first) & (top + down < last)
+                value = load(source, low_source, shift + down * columns, mask, KIND, ROUNDING)
                 if FORMS == ONLY_SIGNS:
-                    value = _signed(value, sign_bit(words, lane >> 5, lane), KIND)
+                    value = _signed(value, (word << (31 - down)) & 0x80000000, KIND)
                 else:
                     value = value * normals[half].to(value.dtype)
                 total += tl.where(mask, value, 0.0)
@@ -75,12 +77,13 @@ def _dot(
     row, rows, _, columns, _, _ = window
     row_tiles = (row + rows - 1) // 128 - row // 128 + 1
     partials = _empty(weight, row_tiles * columns)
-    source = bits(weight)
+    source, width = bits(weight), tile_columns(KINDS[weight.dtype], columns)
+    low = source if residual is None else residual
     with on(weight.device):
-        dot_kernel[(row_tiles * -(-columns // COLUMNS),)](
-            source, source if residual is None else residual, partials, table, *window, row_tiles,
-            KIND=KINDS[weight.dtype], ROUNDING=rounding, FORMS=plan[2], COLUMNS=COLUMNS, num_warps=2,
-            enable_fp_fusion=False,
+        dot_kernel[(row_tiles * -(-columns // width),)](
+            source, low, partials, table, *window, row_tiles,
+            KIND=KINDS[weight.dtype], ROUNDING=rounding, FORMS=plan[2], COLUMNS=width,
+            ALIGNED=aligned(columns, source, low, partials), num_warps=WARPS, enable_fp_fusion=False, maxnreg=REGISTERS,
         )  # fmt: skip
     return partials
 

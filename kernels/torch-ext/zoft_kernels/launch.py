@@ -16,6 +16,7 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3
 FLAT_COLUMNS = 16  # parameters with at most this many columns are read as a run of elements
 QUAD_ELEMENTS = 256
 WARPS = 2
+REGISTERS = 255  # a thread may use; if nothing is said, the assembler sometimes spills a few to fit more programs
 GROUPS = {SIGNS: 8, QUADS: 4, FLAT: 4}  # rows a program handles at once: registers are what is scarce
 INTERPRETER_GROUP = 128  # there it is calls into numpy
 
@@ -107,6 +108,11 @@ class Arrangement:
         mode = QUADS if plan[3] < 0 or kind == KINDS[torch.float64] else SIGNS
         group = INTERPRETER_GROUP if INTERPRETED else GROUPS[mode]
         return cls(mode, width, group, (row + rows - 1) // 128 - row // 128 + 1, -(-columns // width))
+
+
+def registers(mode: int) -> int | None:
+    """How many a thread may use at most; None: the assembler's choice, which suits the plain loops of SIGNS."""
+    return None if mode == SIGNS else REGISTERS
 
 
 def tile_columns(kind: int, columns: int) -> int:

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, Moves, Window, bits, on
+from .launch import KINDS, REGISTERS, Moves, Window, aligned, bits, on
 from .random import normal_pair, sign_bit
 from .storage import NEAREST, load, round_value, store
 from .tile import ONLY_NORMALS, ONLY_SIGNS, add_signed, draw_term, factor_of
@@ -19,11 +19,13 @@ TOKENS, COLUMNS = 8, 128
 @triton.jit(do_not_specialize=["tokens", "token_tiles", "row", "column", "columns", "total_columns", "stream"])
 def embedding_kernel(
     source, ids, out, table, values, tokens, token_tiles, row, column, columns, total_columns, stream,
-    KIND: tl.constexpr, FORMS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr,
+    KIND: tl.constexpr, FORMS: tl.constexpr, TOKENS: tl.constexpr, COLUMNS: tl.constexpr, ALIGNED: tl.constexpr,
 ):  # fmt: skip
     """One program TOKENS rows of one member of the population by COLUMNS columns; `out` [members, tokens, columns]."""
     program = tl.program_id(0)
     columns, stream = columns.to(tl.int64), stream.to(tl.int64)
+    if ALIGNED:
+        columns = tl.multiple_of(columns, 16)
     column_tiles = ((columns + COLUMNS - 1) // COLUMNS).to(tl.int32)
     local = (program % column_tiles).to(tl.int64) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     point = program // column_tiles // token_tiles
@@ -62,10 +64,12 @@ def _perturbed_embedding(
         return out
     tokens = ids.numel() // plan[1]
     token_tiles = -(-tokens // TOKENS)
+    source, sink = bits(weight), bits(out)
     with on(weight.device):
         embedding_kernel[(plan[1] * token_tiles * -(-columns // COLUMNS),)](
-            bits(weight), ids, bits(out), table, values, tokens, token_tiles, row, column, columns, total_columns, stream,
-            KIND=KINDS[weight.dtype], FORMS=plan[2], TOKENS=TOKENS, COLUMNS=COLUMNS, enable_fp_fusion=False,
+            source, ids, sink, table, values, tokens, token_tiles, row, column, columns, total_columns, stream,
+            KIND=KINDS[weight.dtype], FORMS=plan[2], TOKENS=TOKENS, COLUMNS=COLUMNS,
+            ALIGNED=aligned(columns, source, sink), enable_fp_fusion=False, maxnreg=REGISTERS,
         )  # fmt: skip
     return out
 

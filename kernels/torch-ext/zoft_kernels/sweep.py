@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, WARPS, Arrangement, Moves, Window, aligned, bits, on
+from .launch import KINDS, WARPS, Arrangement, Moves, Window, aligned, bits, on, registers
 from .storage import BFLOAT16, FLOAT16, FLOAT32, RESIDUAL8
 from .tile import walk_tile
 
@@ -39,6 +39,10 @@ def sweep_kernel(
     columns = tl.load(fields + 7)
     if ALIGNED:
         source, sink, columns = tl.multiple_of(source, 16), tl.multiple_of(sink, 16), tl.multiple_of(columns, 16)
+        if ROUNDING == RESIDUAL8:  # as many low bytes as weights in 16 bytes: see `walk_kernel`
+            low_source, low_sink = tl.multiple_of(low_source, 8), tl.multiple_of(low_sink, 8)
+        else:
+            low_source, low_sink = tl.multiple_of(low_source, 16), tl.multiple_of(low_sink, 16)
     place = (
         tl.load(fields + 4), tl.load(fields + 5), tl.load(fields + 6), columns, tl.load(fields + 8), tl.load(fields + 9)
     )  # fmt: skip
@@ -80,6 +84,7 @@ def _sweep_(
             addresses, items, table, values, moves,
             KIND=kind, ROUNDING=rounding, DECAYS=decays, STORE_LOW=stores_low, MODE=mode, TERMS=max(fused, 0),
             FORMS=forms, COLUMNS=columns, GROUP=group, ALIGNED=bool(is_aligned), num_warps=WARPS, enable_fp_fusion=False,
+            maxnreg=registers(mode),
         )  # fmt: skip
 
 
@@ -101,7 +106,8 @@ def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> N
         kind, columns = KINDS[weights.weight.dtype], weights.window[3]
         arranged = Arrangement.of(moves.plan, kind, weights.window)
         sink = weights.weight if weights.out is None else weights.out
-        form = (kind, arranged.mode, arranged.columns, arranged.group, int(aligned(columns, weights.weight, sink)))
+        tensors = [weights.weight, sink, *([] if weights.residual is None else [weights.residual])]
+        form = (kind, arranged.mode, arranged.columns, arranged.group, int(aligned(columns, *tensors)))
         groups[form, weights.decays and moves.decaying, weights.out is None].append((weights, arranged))
     for (form, decays, stores_low), members in groups.items():
         device = members[0][0].weight.device

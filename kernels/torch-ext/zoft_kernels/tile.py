@@ -65,14 +65,14 @@ def _group_signs(words, top, down, GROUP: tl.constexpr):
 
 @triton.jit
 def _sign_rows(
-    memory, corner, block, first, last, inside, drawn, factors, scale, key, place, copy_elements, base,
+    memory, corner, block, first, last, inside, drawn, factors, key, place, copy_elements, base,
     KIND: tl.constexpr, ROUNDING: tl.constexpr, DECAYS: tl.constexpr, STORE_LOW: tl.constexpr, TERMS: tl.constexpr,
     POINTS: tl.constexpr, GROUP: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """All rows of a tile, GROUP at a time; WHOLE: every row belongs to the window, so that only columns need a mask."""
     source, sink, low_source, low_sink, copies = memory
     words, second, shared = drawn
-    decay, factor, second_factor = factors
+    decay, factor, second_factor, at_points = factors
     columns, stream = place[3], place[5]
     down = tl.arange(0, GROUP)[:, None]
     below = down * columns
@@ -99,7 +99,7 @@ def _sign_rows(
             value = shown(value, KIND, ROUNDING)
         signs = _group_signs(shared, top, down, GROUP)
         for point in tl.static_range(POINTS):
-            copy = add_signed(value, signs, factor_of(scale + (TERMS + point), KIND), KIND)
+            copy = add_signed(value, signs, at_points[point], KIND)
             copy = round_value(copy, 0, KIND, NEAREST)
             target = copies + point * copy_elements + shift
             store(copy, target, target, below, mask, KIND, NEAREST, False)
@@ -117,8 +117,11 @@ def _sign_tile(
     scale = values + moves + points
     block = (base >> 7) * total_columns + column + local
     # read before the first store: a later read could not be shared, for all the compiler knows
+    at_points = ()
+    for point in tl.static_range(POINTS):
+        at_points += (factor_of(scale + (TERMS + point), KIND),)
     factors = (
-        factor_of(values, KIND), factor_of(scale, KIND), factor_of(scale + (1 if TERMS == 2 else 0), KIND)
+        factor_of(values, KIND), factor_of(scale, KIND), factor_of(scale + (1 if TERMS == 2 else 0), KIND), at_points
     )  # fmt: skip
     key = tl.load(table)
     words = draw_term(term, block, stream)
@@ -128,12 +131,12 @@ def _sign_tile(
     corner = (base - row) * columns + local  # offset of the tile's first row
     if last - first == 128:
         _sign_rows(
-            memory, corner, column + local, first, last, local < columns, (words, second, shared), factors, scale, key, place,
+            memory, corner, column + local, first, last, local < columns, (words, second, shared), factors, key, place,
             copy_elements, base, KIND, ROUNDING, DECAYS, STORE_LOW, TERMS, POINTS, GROUP, True,
         )  # fmt: skip
     else:
         _sign_rows(
-            memory, corner, column + local, first, last, local < columns, (words, second, shared), factors, scale, key, place,
+            memory, corner, column + local, first, last, local < columns, (words, second, shared), factors, key, place,
             copy_elements, base, KIND, ROUNDING, DECAYS, STORE_LOW, TERMS, POINTS, GROUP, False,
         )  # fmt: skip
 

@@ -8,7 +8,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, WARPS, Arrangement, aligned, bits, on
+from .launch import KINDS, WARPS, Arrangement, aligned, bits, on, registers
+from .storage import RESIDUAL8
 from .tile import walk_tile
 
 
@@ -27,6 +28,9 @@ def walk_kernel(
     columns, copy_elements = columns.to(tl.int64), copy_elements.to(tl.int64)
     if ALIGNED:
         columns, copy_elements = tl.multiple_of(columns, 16), tl.multiple_of(copy_elements, 16)
+        if ROUNDING == RESIDUAL8:  # promised 16, the compiler would draw everything again for threads of 16 low bytes
+            low_source = tl.multiple_of(low_source.to(tl.int64).to(tl.pointer_type(tl.int8)), 8)
+            low_sink = tl.multiple_of(low_sink.to(tl.int64).to(tl.pointer_type(tl.int8)), 8)
     place = (
         row.to(tl.int64), rows.to(tl.int64), column.to(tl.int64), columns, total_columns.to(tl.int64), stream.to(tl.int64)
     )  # fmt: skip
@@ -63,6 +67,6 @@ def walk(
             source, sink, low, low, shown, table, values, moves, points, *window, weight.numel(), arranged.row_tiles,
             KIND=kind, ROUNDING=rounding, DECAYS=decays, STORE_LOW=out is None, MOVING=moves > 0, MODE=arranged.mode,
             TERMS=max(fused, 0), POINTS=points if fused >= 0 else 0, FORMS=forms, COLUMNS=arranged.columns,
-            GROUP=arranged.group, ALIGNED=aligned(window[3], source, sink, shown), num_warps=WARPS,
-            enable_fp_fusion=False,
+            GROUP=arranged.group, ALIGNED=aligned(window[3], source, sink, shown, low), num_warps=WARPS,
+            enable_fp_fusion=False, maxnreg=registers(arranged.mode),
         )  # fmt: skip
