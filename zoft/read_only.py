@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
@@ -38,7 +38,8 @@ from zoft.few_rows import GivesRows, can_give_rows, forward_rows, rows_wanted
 from zoft.scratch import ScratchStack
 from zoft.shards import is_cut_itself
 from zoft.space import ParameterSpace, Slot
-from zoft.widened import can_widen, narrow, narrow_dtype, widen
+from zoft.vectors import Vectors
+from zoft.widened import can_widen, narrow, narrow_dtype, widen, widens_itself
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -61,6 +62,8 @@ class ReadOnlyView:
         trained = {id(module._parameters[attribute]) for module in held for attribute, _ in held[module]}
         self._wide = {module for module in held if can_widen(module, trained)}
         self._given: dict[nn.Module, torch.dtype | None] = {}  # what a widened module that runs now was given
+        self._vectors = Vectors(space, {slot for module in self._wide for _, slot in held[module]})
+        self._ready: Mapping[Slot, torch.Tensor] = {}  # copies that were made at the beginning of this pass
         self._scratch = ScratchStack()
         self._point: Point | None = None  # of the pass that is under way
         self._handles: list[Any] = []  # its hooks
@@ -148,6 +151,7 @@ class ReadOnlyView:
         for slot in [slot for slot in self._whole_pass if slot in moved]:
             self._displace(slot, slot.owners, moves)
         self._lasting = len(self._swapped)
+        self._ready = self._made_early(moved, moves)
         for module, slot in self._large_now.items():
             module.forward = GivesRows(self._in_parts, module, slot, point)
         for module in wide:
@@ -166,9 +170,16 @@ class ReadOnlyView:
             handle.remove()
         for module in self._large_now:
             vars(module).pop("forward", None)
-        self._handles, self._large_now, self._point, self._lasting = [], {}, None, 0
+        self._handles, self._large_now, self._point, self._lasting, self._ready = [], {}, None, 0, {}
         while self._swapped:
             self._pop()
+
+    def _made_early(self, moved: set[Slot], moves: tuple[Move, ...]) -> Mapping[Slot, torch.Tensor]:
+        self._filling = True
+        try:
+            return self._vectors.displaced(moved.difference(self._whole_pass), moves)
+        finally:
+            self._filling = False
 
     def _apart(self, factored: bool, moved: set[Slot]) -> Iterator[tuple[nn.Linear, Slot]]:
         """Linear layers whose displaced weight is never held whole: large ones, and all along directions with factors."""
@@ -217,8 +228,11 @@ class ReadOnlyView:
             self._filling = False
 
     def _swap_wide(self, module: nn.Module, args: Any, kwargs: Any, moves: tuple[Move, ...]) -> tuple[Any, Any]:
-        self._given[module] = narrow_dtype((args, kwargs))
         self._swap(module, args, moves, torch.float32)
+        if widens_itself(module, args, kwargs):
+            self._given[module] = None
+            return args, kwargs
+        self._given[module] = narrow_dtype((args, kwargs))
         return widen(args), widen(kwargs)
 
     def _restore_wide(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -269,11 +283,17 @@ class ReadOnlyView:
         dtype: torch.dtype | None = None,
     ) -> None:
         """Fill scratch (of another type, where one is named) with the displaced weight and let the owners show it."""
+        held = [(module, attribute, module._parameters[attribute]) for module, attribute in owners]
+        if slot in self._ready and self._ready[slot].dtype is (dtype or slot.weight.dtype):
+            copy = self._ready[slot]
+            self._swapped.append(_Displaced(slot, copy, held, early=True))
+            for module, attribute in owners:
+                module._parameters[attribute] = copy  # type: ignore[assignment]
+            return
         self._filling = True
         try:
             read = _shown(*owners[0], slot)
             scratch = self._scratch.push(slot.weight.device, read.weight.shape, dtype or slot.weight.dtype)
-            held = [(module, attribute, module._parameters[attribute]) for module, attribute in owners]
             self._swapped.append(_Displaced(slot, scratch, held))
             if dtype is None:
                 self._space.backend.axpby_(Target(read.weight, read.window, out=scratch), moves)
@@ -299,7 +319,8 @@ class ReadOnlyView:
         displaced = self._swapped.pop()
         for module, attribute, weight in displaced.held:
             module._parameters[attribute] = weight  # type: ignore[assignment]
-        self._scratch.pop()
+        if not displaced.early:
+            self._scratch.pop()
         return displaced
 
     def _report_unused(self, moved: list[Slot]) -> None:
@@ -337,6 +358,7 @@ class _Displaced(NamedTuple):
     slot: Slot
     scratch: torch.Tensor
     held: Sequence[tuple[nn.Module, str, torch.Tensor | None]]  # module, attribute, and what it showed before
+    early: bool = False  # the copy was made at the beginning of the pass, and is no part of the stack
 
 
 def _is_look_up(module: nn.Module, args: tuple[Any, ...]) -> bool:

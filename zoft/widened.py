@@ -2,7 +2,7 @@
 
 A norm's weights lie around 1, where bfloat16's grid is 2^-7 and a step of 2^-10 rounds away. They are few and belong to
 modules that compute elementwise, so such a module can run in float32 for the time of its forward: its parameters' displaced
-copies are float32, floating inputs are cast up, outputs back. What it hands on is rounded once to 16 bits, each number by
+copies are float32, floating inputs are cast up, outputs back (where the module does not do so itself). What it hands on is rounded once to 16 bits, each number by
 itself, so that the displacement arrives in the mean over tokens. The centre point takes the same path, or second differences
 would compare two roundings.
 """
@@ -26,6 +26,22 @@ def can_widen(module: nn.Module, trained: set[int]) -> bool:
         and not module._modules
         and all(weight.ndim == 1 and weight.dtype in NARROW and id(weight) in trained for weight in own)
         and not any(buffer is not None and buffer.is_floating_point() for buffer in module._buffers.values())
+    )
+
+
+def widens_itself(module: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Does the module compute in float32, and round once, when only its weights are float32?
+
+    torch's layer norm does on a CPU: that spares two casts, whose memory costs ten times what the norm itself does.
+    """
+    return (
+        type(module) is nn.LayerNorm
+        and "forward" not in vars(module)
+        and len(args) == 1
+        and not kwargs
+        and isinstance(args[0], torch.Tensor)
+        and args[0].device.type == "cpu"
+        and args[0].dtype in NARROW
     )
 
 

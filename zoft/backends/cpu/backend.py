@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +11,26 @@ import torch
 from zoft.backends.base import Move, Point, Rounding, Target
 from zoft.backends.cpu import plan
 from zoft.backends.cpu.kernel import entry
+from zoft.backends.cpu.threads import together
 from zoft.backends.reference import ReferenceBackend
 
-_INLINE_WORK = 1 << 18  # elements times terms below which waking another thread costs more than it saves
-_CHUNKS_A_THREAD = 4  # pieces of work a thread takes on average: evens out a shared machine
+_INLINE_WORK = 1 << 16  # elements times terms below which another thread costs more than it saves
 
 
 class _Buffers(threading.local):
-    """A thread's buffers, kept between calls."""
+    """The buffers of all threads that share the work of this one, kept between calls."""
 
     memory: np.ndarray | None = None
+    threads: int = 0
     words: int = 0
     lanes: int = 0
-    addresses: Any = None
+    addresses: np.ndarray
 
-    def get(self, stride: int, slots: int) -> np.ndarray:
-        """Addresses of buffers that hold `slots` rows of words of `stride` lanes."""
-        if self.memory is None or stride > self.lanes or stride * slots > self.words:
-            self.lanes, slots = max(self.lanes, stride), max(slots, 1)
-            self.words = max(self.words, stride * slots)
+    def get(self, threads: int, stride: int, slots: int) -> np.ndarray:
+        """[threads, 6]: addresses of buffers that hold `slots` rows of words of `stride` lanes, for each thread."""
+        if self.memory is None or threads > self.threads or stride > self.lanes or stride * slots > self.words:
+            self.threads, self.lanes = max(self.threads, threads), max(self.lanes, stride)
+            self.words = max(self.words, stride * max(slots, 1))
             parts = {
                 plan.SCRATCH.acc: plan.TILE_ELEMENTS,
                 plan.SCRATCH.z: 4 * plan.NARROW_LANES,
@@ -42,23 +38,19 @@ class _Buffers(threading.local):
                 plan.SCRATCH.normals: 4 * plan.NARROW_LANES,
                 plan.SCRATCH.words: 4 * self.words,
             }
-            self.memory = np.empty(4 * sum(parts.values()) + 64, dtype=np.uint8)
-            self.addresses = np.zeros(len(plan.SCRATCH), dtype=np.int64)
-            at = -(-self.memory.ctypes.data // 64) * 64
+            pitch = -(-4 * sum(parts.values()) // 64) * 64 + 64
+            self.memory = np.empty(self.threads * pitch + 64, dtype=np.uint8)
+            self.addresses = np.zeros((self.threads, len(plan.SCRATCH)), dtype=np.int64)
+            first = -(-self.memory.ctypes.data // 64) * 64
+            at = first + pitch * np.arange(self.threads)
             for name, elements in parts.items():
-                self.addresses[name] = at
+                self.addresses[:, name] = at
                 at += 4 * elements
-        self.addresses[plan.SCRATCH.stride] = stride
+        self.addresses[:, plan.SCRATCH.stride] = stride
         return self.addresses
 
 
 _BUFFERS = _Buffers()
-
-
-@cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process (a fork inherits the object but not its threads, hence the second argument)."""
-    return ThreadPoolExecutor(threads, thread_name_prefix="zoft-cpu")
 
 
 class CpuBackend(ReferenceBackend):
@@ -133,7 +125,7 @@ class CpuBackend(ReferenceBackend):
             moves = plan.tabulate([Move(point)], Rounding.NEAREST)
             row = plan.describe(first, Rounding.NEAREST, None)
             table, items = plan.look_up(row, row_ids.numpy(), weight.element_size(), moves.slab_columns)
-            _share({plan.entry_of(row, moves): (table, items)}, moves)
+            _share(plan.entry_of(row, moves), table, items, moves)
         return rows.view(*ids.shape, window.columns)
 
 
@@ -142,39 +134,24 @@ def _run(rows: list[tuple[int, ...]], moves: plan.Moves) -> None:
     by_entry: dict[str, list[tuple[int, ...]]] = {}
     for row in rows:
         by_entry.setdefault(plan.entry_of(row, moves), []).append(row)
-    tables = {name: np.array(group, dtype=np.int64) for name, group in by_entry.items()}
-    _share({name: (tables[name], plan.cut(group, moves.slab_columns)) for name, group in by_entry.items()}, moves)
+    for name, group in by_entry.items():
+        _share(name, np.array(group, dtype=np.int64), plan.cut(group, moves.slab_columns), moves)
 
 
-def _share(work: dict[str, tuple[np.ndarray, np.ndarray]], moves: plan.Moves) -> None:
-    """Share the items (table of targets, items) of every entry point between threads."""
-    stride = min(moves.slab_columns, max(int(table[:, plan.TARGET.columns].max()) for table, _ in work.values()))
-    sizes_of = {n: items[:, plan.ITEM.rows] * items[:, plan.ITEM.columns] for n, (_, items) in work.items()}
-    total = sum(int(sizes.sum()) for sizes in sizes_of.values())
-    threads = torch.get_num_threads()
-    if total * max(1, len(moves.terms)) < _INLINE_WORK:
-        threads = 1
-    pieces: list[tuple[Any, ...]] = []
-    for name, (table, items) in work.items():
-        arguments = (entry(name), table, items, moves.moves, moves.terms, moves.scales, moves.decays)
-        bounds = _bounds(sizes_of[name], total / (threads * _CHUNKS_A_THREAD) if threads > 1 else total)
-        pieces += [(*arguments, first, last) for first, last in pairwise(bounds)]
-    queue = iter(pieces)  # next() is atomic
-
-    def take() -> None:
-        scratch = _BUFFERS.get(stride, moves.slots)
-        for sweep, *tables, first, last in queue:
-            sweep(*tables, scratch, first, last)
-
-    helpers = [_pool(threads, os.getpid()).submit(take) for _ in range(min(threads, len(pieces)) - 1)]
-    take()
-    for helper in helpers:
-        helper.result()
-
-
-def _bounds(sizes: np.ndarray, wanted: float) -> list[int]:
-    """Where to cut items of these sizes into runs of about `wanted` elements each."""
-    work = np.cumsum(sizes)
-    pieces = min(len(sizes), max(1, round(float(work[-1]) / wanted)))
-    inner = np.searchsorted(work, np.arange(1, pieces) * (work[-1] / pieces))
-    return [0, *sorted(set(inner.tolist()) - {0, len(sizes)}), len(sizes)]
+def _share(name: str, targets: np.ndarray, items: np.ndarray, moves: plan.Moves) -> None:
+    """Have all items of one entry point done, by as many threads as torch uses."""
+    stride = min(moves.slab_columns, int(targets[:, plan.TARGET.columns].max()))
+    elements = int(items[:, plan.ITEM.rows] @ items[:, plan.ITEM.columns])
+    few = len(items) == 1 or elements * max(1, len(moves.terms)) < _INLINE_WORK
+    threads = 1 if few else min(torch.get_num_threads(), len(items))
+    scratch, counters = _BUFFERS.get(threads, stride, moves.slots), np.zeros(2, dtype=np.int64)
+    at = counters.ctypes.data
+    job = np.array(
+        (
+            targets.ctypes.data, len(targets), items.ctypes.data, len(items), moves.moves.ctypes.data, len(moves.moves),
+            moves.terms.ctypes.data, len(moves.terms), moves.scales.ctypes.data, moves.decays.ctypes.data,
+            scratch.ctypes.data, at, at + 8,
+        ),
+        dtype=np.int64,
+    )  # fmt: skip
+    together(entry(name), job.ctypes.data, threads)

@@ -19,38 +19,54 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 logger = logging.getLogger(__name__)
-SIGNATURE = "void(int64[:,::1],int64[:,::1],int64[:,::1],int64[:,::1],float64[::1],float64[::1],int64[::1],int64,int64)"
+SIGNATURE = "void(voidptr)"
 
 
 @cache
 def entry(name: str) -> Any:
-    """The compiled `name(targets, items, moves, terms, scales, decays, scratch, first, last)`.
+    """The compiled work `name`, as a C function of the address of a job (`plan.JOB`); many threads may call it with one job.
 
     Compiling takes some seconds, once a machine: numba keeps the result beside these sources or, where that is read-only, in
     the user's cache folder (or in NUMBA_CACHE_DIR). It does so by the file and the closure of this one function, not by what
     it calls: a digest of all the sources in this folder is part of the closure, so that an edited callee is never served from
     an old cache.
     """
-    from numba import njit
+    from numba import carray, cfunc
 
-    from zoft.backends.cpu.plan import ITEM
+    from zoft.backends.cpu.memory import fetch_add, pointer
+    from zoft.backends.cpu.plan import ITEM, JOB, MOVE, SCRATCH, TARGET, TERM
 
     item_of = _work(name)
     digest = _digest()
+    fields, wide_target, wide_item, wide_move = len(JOB), len(TARGET), len(ITEM), len(MOVE)
+    wide_term, wide_scratch = len(TERM), len(SCRATCH)
 
-    def sweep(targets, items, moves, terms, scales, decays, scratch, first, last):  # type: ignore[no-untyped-def]
+    def share(data):  # type: ignore[no-untyped-def]
         _ = digest
-        for index in range(first, last):
+        job = carray(data, (fields,), np.int64)
+        targets = carray(pointer(job[JOB.targets]), (job[JOB.target_count], wide_target), np.int64)
+        items = carray(pointer(job[JOB.items]), (job[JOB.item_count], wide_item), np.int64)
+        moves = carray(pointer(job[JOB.moves]), (job[JOB.move_count], wide_move), np.int64)
+        terms = carray(pointer(job[JOB.terms]), (job[JOB.term_count], wide_term), np.int64)
+        scales = carray(pointer(job[JOB.scales]), (job[JOB.term_count],), np.float64)
+        decays = carray(pointer(job[JOB.decays]), (job[JOB.move_count],), np.float64)
+        thread = fetch_add(job[JOB.next_thread], 1)
+        scratch = carray(pointer(job[JOB.scratch] + 8 * wide_scratch * thread), (wide_scratch,), np.int64)
+        index = fetch_add(job[JOB.next_item], 1)
+        while index < len(items):
             item = items[index]
             item_of(moves, terms, scales, decays, targets[item[ITEM.target]], item, scratch)
+            index = fetch_add(job[JOB.next_item], 1)
 
     start = time.perf_counter()
-    compiled = njit(SIGNATURE, cache=True, nogil=True)(sweep)
+    compiled = cfunc(SIGNATURE, cache=True)(share)
     seconds = time.perf_counter() - start
-    if not sum(compiled.stats.cache_hits.values()):
+    if not compiled.cache_hits:
         logger.info("compiled the CPU kernel %r in %.1f s; the next run on this machine loads it", name, seconds)
-    return compiled
+    return compiled.ctypes
 
 
 def _work(name: str) -> Any:

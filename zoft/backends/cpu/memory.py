@@ -77,6 +77,31 @@ def _prefetcher() -> Any:
     return prefetch
 
 
+def _fetch_adder() -> Any:
+    @intrinsic
+    def fetch_add(typingctx: Any, address: Any, amount: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            at = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+            return builder.atomic_rmw("add", at, context.cast(builder, arguments[1], amount, types.int64), "monotonic")
+
+        return types.int64(types.int64, amount), codegen
+
+    return fetch_add
+
+
+def _pointer() -> Any:
+    @intrinsic
+    def pointer(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+        return types.voidptr(types.int64), codegen
+
+    return pointer
+
+
+fetch_add = _fetch_adder()  # adds to the int64 at an address, and returns what was there: no two threads are given the same
+pointer = _pointer()  # an address as numba's `carray` wants it
 prefetch = _prefetcher()  # asks for the cache line at an address; any address will do
 load_f32, store_f32 = _loader(types.float32), _storer(types.float32)
 load_f64, store_f64 = _loader(types.float64), _storer(types.float64)

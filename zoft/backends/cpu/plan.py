@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -90,7 +91,26 @@ class ScratchColumns(NamedTuple):
     acc: int = 5
 
 
+class JobFields(NamedTuple):
+    """What the threads that share one piece of work are given: addresses of the tables and of two counters."""
+
+    targets: int = 0
+    target_count: int = 1
+    items: int = 2
+    item_count: int = 3
+    moves: int = 4
+    move_count: int = 5
+    terms: int = 6
+    term_count: int = 7
+    scales: int = 8
+    decays: int = 9
+    scratch: int = 10  # one row of ScratchColumns a thread
+    next_item: int = 11  # the item that the next free thread takes
+    next_thread: int = 12  # the row of scratch that the next thread takes
+
+
 TARGET, ITEM, MOVE, TERM, SCRATCH = TargetColumns(), ItemColumns(), MoveColumns(), TermColumns(), ScratchColumns()
+JOB = JobFields()
 
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
@@ -118,7 +138,23 @@ class Moves:
 
 
 def tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
-    """The tables of a list of moves."""
+    """The tables of a list of moves. The last tuple's are kept: all modules of a pass are given the same one.
+
+    The same and not an equal one: 0.0 equals -0.0, and what they add to -0.0 differs.
+    """
+    global _last
+    kept, how, table = _last
+    if moves is not kept or rounding is not how or table is None:
+        table = _tabulate(moves, rounding)
+        if type(moves) is tuple:
+            _last = moves, rounding, table
+    return table
+
+
+_last: tuple[Sequence[Move], Rounding, Moves | None] = ((), Rounding.NEAREST, None)
+
+
+def _tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
     rows: list[tuple[int, ...]] = []
     terms: list[tuple[int, ...]] = []
     scales: list[float] = []
@@ -221,23 +257,24 @@ def cut(rows: Sequence[tuple[int, ...]], slab_columns: int) -> np.ndarray:
     Returns:
         int64 [items, 5].
     """
-    items: list[tuple[int, ...]] = []
-    for index, target in enumerate(rows):
-        row, rows_, columns = target[TARGET.row], target[TARGET.rows], target[TARGET.columns]
-        step = 128 if columns > NARROW else max(128, TILE_ELEMENTS // columns // 128 * 128)
-        step *= max(1, _ITEM_ELEMENTS // (step * columns))
-        stop = row + rows_
-        while row < stop:
-            end = min(stop, (row // step + 1) * step)
-            if columns <= slab_columns:
-                items.append((index, row, end - row, 0, columns))
-            else:
-                items += [
-                    (index, row, end - row, left, min(slab_columns, columns - left))
-                    for left in range(0, columns, slab_columns)
-                ]
-            row = end
-    return np.array(items, dtype=np.int64).reshape(-1, len(ITEM))
+    pieces = [_cut(row[TARGET.row], row[TARGET.rows], row[TARGET.columns], slab_columns) for row in rows]
+    items = np.concatenate(pieces)
+    items[:, ITEM.target] = np.repeat(np.arange(len(rows)), [len(piece) for piece in pieces])
+    return items
+
+
+@lru_cache(maxsize=4096)
+def _cut(row: int, rows: int, columns: int, slab_columns: int) -> np.ndarray:
+    """The items of one target, as the first."""
+    step = 128 if columns > NARROW else max(128, TILE_ELEMENTS // columns // 128 * 128)
+    step *= max(1, _ITEM_ELEMENTS // (step * columns))
+    stop, items = row + rows, []
+    while row < stop:
+        end = min(stop, (row // step + 1) * step)
+        lefts = range(0, columns, slab_columns)
+        items += [(0, row, end - row, left, min(slab_columns, columns - left)) for left in lefts]
+        row = end
+    return np.array(items, dtype=np.int64)
 
 
 def look_up(row: tuple[int, ...], ids: np.ndarray, size: int, slab_columns: int) -> tuple[np.ndarray, np.ndarray]:
