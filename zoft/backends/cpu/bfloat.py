@@ -23,9 +23,10 @@ from zoft.backends.cpu.memory import (
 )
 from zoft.backends.cpu.plan import ITEM, MOVE, ROUNDING_TAG, SCRATCH, TARGET, TERM
 from zoft.backends.cpu.random import philox_row
-from zoft.backends.cpu.storage import RESIDUAL16, bfloat_dithered, bfloat_nearest
+from zoft.backends.cpu.storage import RESIDUAL16, STOCHASTIC
 
 _U16, _SIGN, _HIGH, _LOW = (np.uint32(n) for n in (16, 0x80000000, 0xFFFF0000, 0xFFFF))
+_ONE, _HALF = np.uint32(1), np.uint32(0x7FFF)
 _TAG, _ZERO, _SKIP = np.int64(ROUNDING_TAG), np.int64(0), np.int64(1)
 
 
@@ -49,8 +50,14 @@ def join(low, high):  # type: ignore[no-untyped-def]
 
 @njit
 def nearest(value):  # type: ignore[no-untyped-def]
-    """The float32 bits of the bfloat16 nearest to a float32."""
-    return bfloat_nearest(bits_of(value))
+    """The float32 bits of the bfloat16 nearest to a float32, its lower half still to be dropped.
+
+    A sum with a stored bfloat16 that is NaN has its bits, or those of the processor's own NaN: the lower half is empty, so it
+    stays NaN without a test.
+    """
+    bits = bits_of(value)
+    odd = np.uint32(np.uint32(bits >> _U16) & _ONE)
+    return np.uint32(bits + np.uint32(_HALF + odd))
 
 
 @njit
@@ -87,8 +94,61 @@ def _put_signs(sink, source, even, odd, bit, scale, count):  # type: ignore[no-u
 
 @njit
 def _dithered(value, bits, i, down):  # type: ignore[no-untyped-def]
-    """The float32 bits of a bfloat16 next to a float32, by 16 bits of a word."""
-    return bfloat_dithered(bits_of(value), np.uint32(shift_right(load_u32(bits, i), down) & _LOW))
+    """The float32 bits of a bfloat16 next to a float32, by 16 bits of a word, its lower half still to be dropped.
+
+    Infinities and NaN have an empty lower half and stay what they are.
+    """
+    return np.uint32(bits_of(value) + np.uint32(shift_right(load_u32(bits, i), down) & _LOW))
+
+
+@njit
+def _stepped(value, word, up, back, change, bits, high, next_word, ahead):  # type: ignore[no-untyped-def]
+    """One element between two steps: back along z, the update along z, on along the next z; its lower half still to be dropped."""
+    term = np.uint32(np.uint32(shift_left(word, up) & _SIGN) ^ back)
+    value = float_of(np.uint32(nearest(value + float_of(term)) & _HIGH))
+    dither = np.uint32(bits >> _U16) if high else np.uint32(bits & _LOW)
+    value = float_of(np.uint32(np.uint32(bits_of(value + float_of(np.uint32(term ^ change))) + dither) & _HIGH))
+    return nearest(value + float_of(np.uint32(np.uint32(shift_left(next_word, up) & _SIGN) ^ ahead)))
+
+
+@njit
+def _step_signs(acc, even, odd, bit, back, update, even_bits, odd_bits, shift, next_even, next_odd, ahead, count):  # type: ignore[no-untyped-def]
+    """The moves between two steps in place: back along z to nearest, the update along z stochastically, and along the next z to
+    nearest; each rounded by itself, as three passes would.
+    """
+    up, high, half = np.uint32(31 - bit), shift != 0, count >> 1
+    back, ahead = bits_of(back), bits_of(ahead)
+    change = np.uint32(back ^ bits_of(update))  # from the one term to the other, whatever z's sign
+    for i in range(half):
+        pair = load_pair(acc, i)
+        low = _stepped(
+            low_value(pair),
+            load_u32(even, i),
+            up,
+            back,
+            change,
+            load_u32(even_bits, i),
+            high,
+            load_u32(next_even, i),
+            ahead,
+        )
+        other = _stepped(
+            high_value(pair),
+            load_u32(odd, i),
+            up,
+            back,
+            change,
+            load_u32(odd_bits, i),
+            high,
+            load_u32(next_odd, i),
+            ahead,
+        )
+        store_pair(acc, i, join(low, other))
+    if count & 1 != 0:
+        last = low_value(np.uint32(load_u16(acc, count - 1)))
+        words = load_u32(even, half), load_u32(even_bits, half), load_u32(next_even, half)
+        last = _stepped(last, words[0], up, back, change, words[1], high, words[2], ahead)
+        store_u16(acc, count - 1, np.uint16(last >> _U16))
 
 
 @njit
@@ -143,6 +203,33 @@ def draw_halves(words, stride, block, count, target, tag, seed, step):  # type: 
 
 
 @njit
+def _draw_rounding(moves, move, target, block, width, scratch):  # type: ignore[no-untyped-def]
+    """The rounding bits of 8 rows from block `block` on."""
+    seed, step = moves[move, MOVE.seed], moves[move, MOVE.step]
+    draw_halves(scratch[SCRATCH.bits], scratch[SCRATCH.stride], block, width, target, _TAG, seed, step)
+
+
+@njit
+def _is_step(moves, terms, target):  # type: ignore[no-untyped-def]
+    """Are these the moves of `_step_signs`?"""
+    if len(moves) != 3 or target[TARGET.sink] != target[TARGET.source] or target[TARGET.rounding] != STOCHASTIC:
+        return False
+    if moves[0, MOVE.nearest] == 0 or moves[1, MOVE.nearest] != 0 or moves[2, MOVE.nearest] == 0:
+        return False
+    return same_direction(terms, moves[0, MOVE.first], moves[1, MOVE.first])
+
+
+@njit
+def same_direction(terms, term, other):  # type: ignore[no-untyped-def]
+    """Do two terms have one direction?"""
+    return (
+        terms[term, TERM.seed] == terms[other, TERM.seed]
+        and terms[term, TERM.step] == terms[other, TERM.step]
+        and terms[term, TERM.tag] == terms[other, TERM.tag]
+    )
+
+
+@njit
 def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: ignore[no-untyped-def]
     """All moves on one slab of bfloat16, one term each and at most one of them rounded stochastically, or, with 16 residual
     bits, in place (the plan sees to it).
@@ -158,6 +245,7 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
     left, width, stop = item[ITEM.column], item[ITEM.columns], item[ITEM.row] + item[ITEM.rows]
     stride, odd, fan = scratch[SCRATCH.stride], 4 * ((width + 1) >> 1), target[TARGET.fan]
     drawn, drawn_bits = np.int64(-1), np.int64(-1)
+    whole_step = _is_step(moves, terms, target)
     for row in range(item[ITEM.row], stop):
         if row >> 7 != drawn:
             drawn = row >> 7
@@ -165,9 +253,22 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
             for move in range(len(moves)):
                 term, at = moves[move, MOVE.first], scratch[SCRATCH.words] + 16 * stride * move
                 seed, step = terms[term, TERM.seed], terms[term, TERM.step]
-                draw_halves(at, stride, block, width, target, terms[term, TERM.tag], seed, step)
+                if not (whole_step and move == 1):  # which is along the same z as the first
+                    draw_halves(at, stride, block, width, target, terms[term, TERM.tag], seed, step)
         lane, start = row & 127, 2 * ((row - target[TARGET.row]) * columns + left)
         words = scratch[SCRATCH.words] + 4 * stride * (lane >> 5)
+        if whole_step:
+            if row >> 3 != drawn_bits:
+                drawn_bits = row >> 3
+                _draw_rounding(moves, 1, target, drawn_bits * total + target[TARGET.column] + left, width, scratch)
+            bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 7) >> 1)
+            following = words + 32 * stride
+            _step_signs(
+                sink + start, words, words + odd, lane & 31, np.float32(scales[moves[0, MOVE.first]]),
+                np.float32(scales[moves[1, MOVE.first]]), bits, bits + odd, (lane & 1) * 16, following, following + odd,
+                np.float32(scales[moves[2, MOVE.first]]), width,
+            )  # fmt: skip
+            continue
         for move in range(len(moves)):
             scale, at = np.float32(scales[moves[move, MOVE.first]]), sink + start + fan * move
             first = source != sink and (move == 0 or fan != 0)
@@ -185,8 +286,7 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
                 if row >> 3 != drawn_bits:
                     drawn_bits = row >> 3
                     block = drawn_bits * total + target[TARGET.column] + left
-                    seed, step = moves[move, MOVE.seed], moves[move, MOVE.step]
-                    draw_halves(scratch[SCRATCH.bits], stride, block, width, target, _TAG, seed, step)
+                    _draw_rounding(moves, move, target, block, width, scratch)
                 bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 7) >> 1)
                 _dither_signs(at, words, words + odd, lane & 31, scale, bits, bits + odd, (lane & 1) * 16, width)
             words += 16 * stride

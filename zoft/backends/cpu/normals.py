@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from zoft.backends.cpu.bfloat import draw_halves, high_value, join, low_value, nearest
+from zoft.backends.cpu.bfloat import draw_halves, high_value, join, low_value, nearest, same_direction
 from zoft.backends.cpu.memory import load_f32, load_pair, load_u16, prefetch, store_f32, store_pair, store_u16
 from zoft.backends.cpu.plan import ITEM, MOVE, NARROW_LANES, SCRATCH, TARGET, TERM
 from zoft.backends.cpu.random import normal_rows, philox_row
@@ -75,16 +75,6 @@ def _normals_of(terms, term, target, block, count, ahead, pitch, length, scratch
 
 
 @njit
-def _same(terms, term, other):  # type: ignore[no-untyped-def]
-    """Do two terms have one direction?"""
-    return (
-        terms[term, TERM.seed] == terms[other, TERM.seed]
-        and terms[term, TERM.step] == terms[other, TERM.step]
-        and terms[term, TERM.tag] == terms[other, TERM.tag]
-    )
-
-
-@njit
 def normals(moves, terms, scales, decays, target, item, scratch):  # type: ignore[no-untyped-def]
     """All moves on one slab, or each from the source to a place of its own; neighbours of one direction draw z once."""
     columns, source, sink, kind = (
@@ -109,7 +99,7 @@ def normals(moves, terms, scales, decays, target, item, scratch):  # type: ignor
                 term = moves[move, MOVE.first]
                 if move == 0:
                     _normals_of(terms, term, target, block, count, source + ahead, pitch, length, scratch)
-                elif not _same(terms, term, moves[move - 1, MOVE.first]):
+                elif not same_direction(terms, term, moves[move - 1, MOVE.first]):
                     _normals_of(terms, term, target, block, count, source, pitch, _ZERO, scratch)
                 first, scale = source != sink and (move == 0 or fan != 0), np.float32(scales[term])
                 for r in range(rows):
