@@ -2,9 +2,9 @@
 
 A norm's weights lie around 1, where bfloat16's grid is 2^-7 and a step of 2^-10 rounds away. They are few and belong to
 modules that compute elementwise, so such a module can run in float32 for the time of its forward: its parameters' displaced
-copies are float32, floating inputs are cast up, outputs back (where the module does not do so itself). What it hands on is rounded once to 16 bits, each number by
-itself, so that the displacement arrives in the mean over tokens. The centre point takes the same path, or second differences
-would compare two roundings.
+copies are float32, floating inputs are cast up, outputs back (where the module does not do that itself). What it hands on is
+rounded once to 16 bits, each number by itself, so that the displacement arrives in the mean over tokens. The centre point takes
+the same path, or second differences would compare two roundings.
 """
 
 from __future__ import annotations

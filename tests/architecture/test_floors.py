@@ -29,6 +29,7 @@ SIDEWAYS = {
     ("space", "streaming"): "a write brings in the blocks that live outside the device",
     ("streaming", "storage"): "the machine's free memory is asked for in one place",
     ("read_only", "audit"): "a view's passes are audited",
+    ("read_only", "vectors"): "a view shows the copies of vectors that were made when its pass began",
 }
 GROUND = {"errors"}  # below everything: imports nothing of zoft
 # Third-party packages that only their own rooms may import, and nobody while being imported.

@@ -357,3 +357,36 @@ def test_a_large_layer_read_outside_its_module_is_displaced_whole(monkeypatch: p
 
 def hidden_of(model: TiedLM, ids: torch.Tensor) -> torch.Tensor:
     return model.norm(torch.tanh(model.hidden(model.embed(ids))) * model.scale)
+
+
+def test_vectors_are_displaced_in_one_sweep_a_pass(model: TiedLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = ParameterSpace(model)
+    sweeps: list[int] = []
+    real = space.backend.sweep_
+    monkeypatch.setattr(space.backend, "axpby_", lambda target, moves, *rest: real([target], moves, *rest))
+    monkeypatch.setattr(
+        space.backend,
+        "sweep_",
+        lambda targets, moves, *rest: (sweeps.append(len(targets)), real(targets, moves, *rest)),
+    )
+    ids = torch.tensor([[1, 2, 3]])
+    view = ReadOnlyView(space)
+    with torch.no_grad(), evaluation_mode(model):
+        mine = view.evaluate(PLUS, lambda: model(ids))
+        vectors = [slot for slot in space.slots if slot.window.total_columns == 1]
+        assert sweeps == [len(vectors)] == [4]
+        assert torch.equal(view.evaluate(PLUS, lambda: model(ids)), mine)
+    assert torch.equal(mine, displaced(model, EPS)(ids))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_layer_norms_of_16_bit_models_round_once(dtype: torch.dtype) -> None:
+    """The norm sees weights displaced in float32; its output is float64's rounded once, but for a few last digits."""
+    norm = nn.Sequential(nn.LayerNorm(64)).to(dtype)
+    x = torch.randn(50, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+    with torch.no_grad():
+        mine = ReadOnlyView(ParameterSpace(norm)).evaluate(PLUS, lambda: norm(x))
+        assert not torch.equal(mine, norm(x))
+        weight, bias = (1.0 + EPS * draw(DIRECTION, slot.window) for slot in ParameterSpace(norm).slots)
+        true = nn.functional.layer_norm(x.double(), (64,), weight.double().view(64), bias.double().view(64) - 1.0)
+    assert mine.dtype is dtype and (mine != true.to(dtype)).float().mean() < 2e-3

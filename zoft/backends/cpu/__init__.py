@@ -1,4 +1,7 @@
-"""The CPU backend: `backend.py` (the contract), `plan.py` (tables and work items), `kernel.py` (the compiled pass)."""
+"""The CPU backend: `backend.py` (the contract), `plan.py` (tables and work items), `kernel.py` (the compiled pass).
+
+`threads.py` shares the items among torch's own threads.
+"""
 
 from zoft.backends.cpu.backend import CpuBackend
 

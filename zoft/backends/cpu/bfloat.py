@@ -103,7 +103,7 @@ def _dithered(value, bits, i, down):  # type: ignore[no-untyped-def]
 
 @njit
 def _stepped(value, word, up, back, change, bits, high, next_word, ahead):  # type: ignore[no-untyped-def]
-    """One element between two steps: back along z, the update along z, on along the next z; its lower half still to be dropped."""
+    """One element between two steps: back along z, the update along z, on along the next z; its lower half is still there."""
     term = np.uint32(np.uint32(shift_left(word, up) & _SIGN) ^ back)
     value = float_of(np.uint32(nearest(value + float_of(term)) & _HIGH))
     dither = np.uint32(bits >> _U16) if high else np.uint32(bits & _LOW)

@@ -34,7 +34,7 @@ def entry(name: str) -> Any:
     it calls: a digest of all the sources in this folder is part of the closure, so that an edited callee is never served from
     an old cache.
     """
-    from numba import carray, cfunc
+    from numba import carray, cfunc  # pyright: ignore[reportPrivateImportUsage]
 
     from zoft.backends.cpu.memory import fetch_add, pointer
     from zoft.backends.cpu.plan import ITEM, JOB, MOVE, SCRATCH, TARGET, TERM
