@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from zoft.bench import rows, step
-from zoft.bench.bars import bars
+from zoft.bench.bars import bars, gpu_bars
 from zoft.bench.contestants import MODES, PLAIN
-from zoft.bench.shapes import random_model
+from zoft.bench.shapes import random_model, stored_bytes
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.csv"
 DEFAULT = (*PLAIN, "read_only", "in_place", "in_place_passes", "read_only_label", "in_place_label")
@@ -40,6 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--peaks", action="store_true")
+    parser.add_argument("--survive", action="store_true", help="leave out, and tell, a contestant that fails")
     parser.add_argument("--csv", default=str(RESULTS))
     asked = parser.parse_args()
     told = rows.circumstances(asked.device)  # before a row is written: it changes the tree
@@ -56,6 +57,7 @@ def main() -> None:
         cell = step.run(
             model, asked.shape, count, length, asked.only.split(","), asked.rounds, asked.peaks,
             seconds=share, tell=lambda line, title=title: print(f"{title}: {line}", file=sys.stderr, flush=True),
+            survive=asked.survive,
         )  # fmt: skip
         found = cell.table_rows()
         if asked.csv:
@@ -63,6 +65,9 @@ def main() -> None:
         print(f"\n{title}, median of {found[0]['rounds']} rounds\n{step.text(found)}", flush=True)
         if asked.shape == "opt-125m" and asked.device == "cpu":
             print(*bars(found), sep="\n", flush=True)
+        if asked.device != "cpu":
+            print(*gpu_bars(found, stored_bytes(asked.shape, getattr(torch, dtype))), sep="\n", flush=True)
+        del cell  # with the models of its contestants, before the next cell makes its own
 
 
 if __name__ == "__main__":

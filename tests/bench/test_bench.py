@@ -1,7 +1,9 @@
 """The benchmark measures what it says it does, on a model small enough for a test."""
 
 import csv
+import re
 import runpy
+import subprocess
 import sys
 import time
 import warnings
@@ -10,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoft.bench import main, rows
+from zoft.bench import main, rows, step
 from zoft.bench.bars import bars
 from zoft.bench.contestants import MODES, PLAIN, Batch, Contestants
 from zoft.bench.ops import run as run_ops
-from zoft.bench.shapes import SHAPES, random_model
+from zoft.bench.shapes import random_model, stored_bytes
 from zoft.bench.timing import Sample, interleave, ratio
 from zoft.errors import UsageError
 
@@ -22,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setitem(SHAPES, "tiny", type(SHAPES["opt-125m"])("opt", 32, 2, 2, 64, 100))
+def tiny() -> str:
+    """A shape small enough for a test."""
     return "tiny"
 
 
@@ -127,3 +129,33 @@ def test_ops_against_the_limit() -> None:
     assert table[0]["op"] == "limit" and table[0]["to_limit"] == "1.00"
     assert {row["op"] for row in table[1:]} >= {"axpby_ rademacher", "axpby_ rademacher residual16"}
     assert all(float(row["ns_per_element"]) > 0 for row in table)
+
+
+def test_a_contestant_that_fails_is_left_out_and_told(tiny: str, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("zoft.bench.contestants.MeZO", lambda *_, **__: 1 / 0)
+    model = random_model(tiny, torch.float32)
+    cell = step.run(model, tiny, 1, 4, ["forwards", "mezo", "read_only"], 1, survive=True)
+    assert list(cell.samples) == ["forwards", "read_only"]
+    assert "FAILS  mezo: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_the_one_command_for_a_gpu_runs_dry(tmp_path) -> None:
+    """Tests found, kernels and steps timed, rows written: the commands of the real run, tiny and on the CPU."""
+    command = [sys.executable, "benchmarks/gpu.py", "--dry-run", "--minutes", "5", "--results", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    with open(tmp_path / "gpu.csv", newline="") as lines:
+        kernels = list(csv.DictReader(lines))
+    assert {row["dtype"] for row in kernels} == {"bfloat16", "float16", "float32"}
+    assert len(kernels) == 5 + 5 + 3 and all(float(row["of_copy"]) > 0 and not row["error"] for row in kernels)
+    with open(tmp_path / "step.csv", newline="") as lines:
+        steps = list(csv.DictReader(lines))
+    assert len(steps) == 2 * 7 and all(row["peak_MB"] for row in steps)
+    assert "axpby_ rademacher, share of the copy bandwidth" in done.stdout and "Broken:\n  nothing" in done.stdout
+    assert re.search(r"\[test_axpby\] \d+ tests collected", done.stdout)
+
+
+def test_stored_bytes_are_those_of_the_model() -> None:
+    assert stored_bytes("tiny", torch.bfloat16) == 2 * sum(
+        w.numel() for w in random_model("tiny", torch.bfloat16).parameters()
+    )

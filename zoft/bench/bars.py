@@ -1,6 +1,6 @@
-"""What a step on a CPU should cost at most, and how far each cell is from it.
+"""What a step should cost at most, and how far each cell is from it.
 
-The bars are for the shape of OPT-125M on two cores: a step that costs its own two forwards, beside MeZO's step in the same run.
+Those of `bars` are for a CPU: for the shape of OPT-125M on two cores: a step that costs its own two forwards, beside MeZO's step in the same run.
 """
 
 from __future__ import annotations
@@ -59,3 +59,28 @@ def bars(rows: Sequence[Row]) -> Iterator[Bar]:
                 yield Bar(f"{name} / its two forwards, {clock}", float(row[f"to_forwards_{clock}"]), to_forwards, True)
             if row[f"mezo_over_it_{clock}"]:
                 yield Bar(f"{rival} / {name}, {clock}", float(row[f"mezo_over_it_{clock}"]), factor, False)
+
+
+def gpu_bars(rows: Sequence[Row], stored: int) -> Iterator[Bar]:
+    """The bars of one cell on a GPU, in bfloat16; `stored` bytes are the weights.
+
+    >>> row = {"contestant": "read_only", "dtype": "bfloat16", "batch": "16x64", "model": "opt-13b", "to_forwards_wall": "1.300",
+    ...        "mezo_over_it_wall": "3.500", "peak_MB": "150.0"}
+    >>> for bar in gpu_bars([row], stored=25_000_000_000):
+    ...     print(bar)
+    holds  read_only / its two forwards: 1.300 (wanted <= 1.45)
+    FAILS  MeZO / read_only: 3.500 (wanted >= 3.8)
+    """
+    for row in rows:
+        name, batch = row["contestant"], row["batch"]
+        if name.startswith(("forwards", "mezo")):
+            continue
+        thin = name.startswith("low_rank")
+        at_most = 1.10 if thin else {"16x64": 1.45, "16x256": 1.15, "16x512": 1.08}.get(batch)
+        at_least = 10.0 if row["model"] == "opt-125m" else 5.0 if thin else 3.8
+        if at_most and row["to_forwards_wall"]:
+            yield Bar(f"{name} / its two forwards", float(row["to_forwards_wall"]), at_most, True)
+        if batch == "16x64" and row["mezo_over_it_wall"]:
+            yield Bar(f"MeZO / {name}", float(row["mezo_over_it_wall"]), at_least, False)
+        if batch == "16x50" and row["peak_MB"]:
+            yield Bar(f"peak of {name} / stored weights", 1 + 1e6 * float(row["peak_MB"]) / stored, 1.02, True)

@@ -26,6 +26,7 @@ class Shape:
 
 
 SHAPES = {
+    "tiny": Shape("opt", 32, 2, 2, 64, 100),  # shows that a command runs
     "opt-125m": Shape("opt", 768, 12, 12, 3072, 50272),
     "opt-1.3b": Shape("opt", 2048, 24, 32, 8192, 50272),
     "opt-13b": Shape("opt", 5120, 40, 40, 20480, 50272),
@@ -59,6 +60,15 @@ def random_model(name: str, dtype: torch.dtype, device: torch.device | str = "cp
             weight.add_(1.0 if weight.ndim == 1 else 0.0)
     model.tie_weights()
     return model.eval()
+
+
+def stored_bytes(name: str, dtype: torch.dtype) -> int:
+    """Of the weights of shape `name`; nothing is allocated."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(_config(SHAPES[name]))
+    return sum(weight.numel() for weight in model.parameters()) * dtype.itemsize
 
 
 def _config(shape: Shape) -> Any:

@@ -56,6 +56,7 @@ class Cell:
                 row[f"{column}_{clock}"] = f"{ratio(self.samples, *pair, clock).median:.3f}" if known else ""
         # the first split belongs to the warm-up round
         splits = self.contestants.splits.get(name, [])[-len(samples) :]
+        splits = [split for split in splits if split.panels or split.sweeps]  # not taken on a GPU
         for part in ("panels", "sweeps", "rest"):
             row[f"{part}_ms"] = f"{Spread.of([1e3 * getattr(s, part) for s in splits]).median:.1f}" if splits else ""
         row["roofline_ms"] = f"{1e3 * self.ceilings.seconds(*self._work(name)):.1f}"
@@ -97,11 +98,18 @@ def run(
     *,
     seconds: float = math.inf,
     tell: Callable[[str], object] | None = None,
+    survive: bool = False,
 ) -> Cell:
-    """Time the contestants `wanted` on `model`, interleaved; `seconds` and `tell` as in `interleave`."""
+    """Time the contestants `wanted` on `model`, interleaved; `seconds` and `tell` as in `interleave`.
+
+    With `survive` each is tried once before; one that fails is told and left out.
+    """
     weight = next(model.parameters())
     contestants = Contestants(model, Batch.random(model, rows, length))
-    callables = {contestant: contestants.get(contestant) for contestant in wanted}
+    if survive:
+        callables = _working(contestants, wanted)
+    else:
+        callables = {contestant: contestants.get(contestant) for contestant in wanted}
     with torch.inference_mode(False):
         samples = interleave(callables, rounds, weight.device, seconds=seconds, tell=tell)
         measured = {key: peak_bytes(work, weight.device) for key, work in callables.items()} if peaks else {}
@@ -111,6 +119,28 @@ def run(
         ceilings=Ceilings.measure(weight.dtype, weight.device), peaks=measured, weights=elements,
         products=sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)),
     )  # fmt: skip
+
+
+def _working(contestants: Contestants, wanted: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """Those of the contestants that run.
+
+    Raises:
+        RuntimeError: none does.
+    """
+    callables: dict[str, Callable[[], object]] = {}
+    for name in wanted:
+        try:
+            work = contestants.get(name)
+            with torch.inference_mode(False):
+                work()
+        except Exception as error:
+            print(f"FAILS  {name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}", flush=True)
+            contestants.splits.pop(name, None)
+        else:
+            callables[name] = work
+    if not callables:
+        raise RuntimeError(f"none of {', '.join(wanted)} runs here")
+    return callables
 
 
 def text(rows: Sequence[Row]) -> str:
