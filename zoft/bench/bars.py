@@ -1,6 +1,7 @@
 """What a step should cost at most, and how far each cell is from it.
 
-Those of `bars` are for a CPU: for the shape of OPT-125M on two cores: a step that costs its own two forwards, beside MeZO's step in the same run.
+Those of `bars` are for the shape of OPT-125M on two cores, those of `gpu_bars` for a large GPU: a step that costs its own two
+forwards, beside MeZO's step in the same run.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def bars(rows: Sequence[Row]) -> Iterator[Bar]:
 def gpu_bars(rows: Sequence[Row], stored: int) -> Iterator[Bar]:
     """The bars of one cell on a GPU, in bfloat16; `stored` bytes are the weights.
 
-    >>> row = {"contestant": "read_only", "dtype": "bfloat16", "batch": "16x64", "model": "opt-13b", "to_forwards_wall": "1.300",
+    >>> row = {"contestant": "read_only", "batch": "16x64", "model": "opt-13b", "to_forwards_wall": "1.300",
     ...        "mezo_over_it_wall": "3.500", "peak_MB": "150.0"}
     >>> for bar in gpu_bars([row], stored=25_000_000_000):
     ...     print(bar)

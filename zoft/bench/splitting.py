@@ -68,7 +68,7 @@ class _Timed(Backend):
 
 @contextmanager
 def split_times(optimizer: ZOOptimizer) -> Iterator[Split]:
-    """Inside, the optimizer's ops are timed one by one; on a GPU, where that would stop the queue after each, the whole alone."""
+    """Inside, the optimizer's ops are timed one by one; not on a GPU, where that would empty its queue after each."""
     split, inner = Split(), optimizer.space.backend
     if not any(slot.weight.is_cuda for slot in optimizer.space.slots):
         optimizer.space.backend = _Timed(inner, split)

@@ -54,9 +54,7 @@ class Cell:
                 known = other in self.samples and name != other
                 pair = (other, name) if swap else (name, other)
                 row[f"{column}_{clock}"] = f"{ratio(self.samples, *pair, clock).median:.3f}" if known else ""
-        # the first split belongs to the warm-up round
-        splits = self.contestants.splits.get(name, [])[-len(samples) :]
-        splits = [split for split in splits if split.panels or split.sweeps]  # not taken on a GPU
+        splits = [split for split in self.contestants.splits.get(name, []) if split.panels or split.sweeps]
         for part in ("panels", "sweeps", "rest"):
             row[f"{part}_ms"] = f"{Spread.of([1e3 * getattr(s, part) for s in splits]).median:.1f}" if splits else ""
         row["roofline_ms"] = f"{1e3 * self.ceilings.seconds(*self._work(name)):.1f}"
@@ -112,6 +110,7 @@ def run(
         callables = {contestant: contestants.get(contestant) for contestant in wanted}
     with torch.inference_mode(False):
         samples = interleave(callables, rounds, weight.device, seconds=seconds, tell=tell)
+        contestants.splits = {key: taken[-len(samples[key]) :] for key, taken in contestants.splits.items()}
         measured = {key: peak_bytes(work, weight.device) for key, work in callables.items()} if peaks else {}
     elements = sum(w.numel() for w in model.parameters())
     return Cell(
