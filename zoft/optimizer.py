@@ -238,9 +238,10 @@ class ZOOptimizer(torch.optim.Optimizer):
     def step(self, closure: Loss | None = None) -> float | None:  # type: ignore[override]
         """Move the weights once along this step's estimate.
 
-        Where `ahead` is set, in place, and nobody watches who could read a weight, they are left where the next step begins, at
-        its first point: two passes a step instead of three, for the same bits. Set it only where nothing reads a weight before
-        the next losses are taken; `settle` brings them back, and is called before state_dict.
+        Where `ahead` is set and nobody watches who could read a weight, they are left where the next losses want them: in place
+        at the first point (two passes a step instead of three), in lockstep with the update still to be made, which the next
+        losses do in the reading of each weight that they need anyway; for the same bits. Set it only where nothing reads a
+        weight before the next losses are taken; `settle` brings the weights where they belong, and is called before state_dict.
 
         Returns:
             The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last
@@ -311,6 +312,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         What in-place perturbation left in the weights for them (restoring rounds) becomes a step that moves nothing, so
         that the log tells of it.
         """
+        self.perturbation.restore()
         self._parts, self._request = [], None
         cycles = self.perturbation.cycles
         if cycles:
@@ -320,7 +322,8 @@ class ZOOptimizer(torch.optim.Optimizer):
     def settle(self) -> None:
         """Bring the weights back where `ahead` left them at the next step's first point.
 
-        The way there and back has rounded, so a step that moves nothing goes into the log: rather do not set `ahead` then.
+        In place the way there and back has rounded, so a step that moves nothing goes into the log: rather do not set `ahead`
+        then. In lockstep the update that was left for the next losses is made now.
         """
         if self.perturbation.begun:
             self.discard()
@@ -332,8 +335,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         back = self.perturbation.take_back()
         spent = back if move is None else [*back, move]
         first = self.perturbation.begin(lambda: self._population(step.index + 1)) if ahead else []
-        self.space.move_([*spent, *first])
-        self.perturbation.cycles = int(self.perturbation.begun)
+        now = self.perturbation.postpone([*spent, *first]) if ahead else [*spent, *first]
+        if now:
+            self.space.move_(now)
+        self.perturbation.cycles = int(bool(first))
         self.steps = step.index + 1
         self.skipped += step.flags.skipped
         self.last = step

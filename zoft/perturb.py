@@ -57,9 +57,16 @@ class Perturbation(ABC):
         """
         return []
 
+    def postpone(self, moves: list[Move]) -> list[Move]:
+        """Those of an update's moves that the caller makes now; the others are made while the next losses are taken.
+
+        Then `begun` is true, and `take_back` returns them to whoever wants the weights before. In lockstep only.
+        """
+        return moves
+
     @property
     def begun(self) -> bool:
-        """Whether the weights stand where `begin` led."""
+        """Whether the weights stand where `begin` led, or an update was postponed."""
         return False
 
     def restore(self) -> None:

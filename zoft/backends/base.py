@@ -73,6 +73,12 @@ class Target:
     out: torch.Tensor | None = None  # write here instead, leaving `weight` (and `residual`) as they are
 
 
+def panel_of(target: Target, start: int, stop: int) -> Target:
+    """Rows `start` to `stop` of a matrix, with what lies beside them."""
+    residual = None if target.residual is None else target.residual[start:stop]
+    return Target(target.weight.detach()[start:stop], target.window.panel(start, stop), target.decays, residual)
+
+
 def runs(moves: Sequence[Move], rounding: Rounding) -> list[tuple[list[Move], Rounding]]:
     """Consecutive moves that round alike, with that rounding: for backends that take one rounding a pass.
 
@@ -163,6 +169,8 @@ class Backend(ABC):
         points: Sequence[Point],
         panel_bytes: int = PANEL_BYTES,
         bias: torch.Tensor | None = None,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
     ) -> torch.Tensor:
         """x[g] (W + s_g z)^T + b_g for every member g of a population, through panels of rows of W in scratch memory.
 
@@ -174,6 +182,8 @@ class Backend(ABC):
             points: the population.
             panel_bytes: of scratch for all members together; at least one row is held.
             bias: [rows], or [points, rows] where the members' differ.
+            moves: the pending update, made in the same reading; made wholly, also where a product raises. () leaves W alone.
+            rounding: of the update.
 
         Returns:
             [points, ..., rows].
@@ -181,20 +191,27 @@ class Backend(ABC):
         Raises:
             UsageError: x does not belong to these points and this weight.
         """
-        flat, step = check_linear(x, target, points, panel_bytes)
-        weight, columns = target.weight.detach(), target.window.columns
-        y = x.new_empty(len(points), flat.shape[1], target.window.rows)
-        scratch = x.new_empty(len(points) * min(step, target.window.rows) * columns)
-        for start in range(0, target.window.rows, step):
-            stop = min(start + step, target.window.rows)
-            copies = scratch[: len(points) * (stop - start) * columns].view(len(points), stop - start, columns)
-            self.panel_pair(Target(weight[start:stop], target.window.panel(start, stop)), points, copies)
-            for member, (rows, copy, out) in enumerate(zip(flat, copies, y, strict=True)):
-                if bias is None:
-                    torch.mm(rows, copy.t(), out=out[:, start:stop])
-                    continue
-                own = bias if bias.ndim == 1 else bias[member]
-                torch.addmm(own[start:stop], rows, copy.t(), out=out[:, start:stop])
+        made, whole = 0, target.window.rows  # rows whose update is made
+        try:
+            flat, step = check_linear(x, target, points, panel_bytes)
+            columns = target.window.columns
+            y = x.new_empty(len(points), flat.shape[1], whole)
+            scratch = x.new_empty(len(points) * min(step, whole) * columns)
+            for start in range(0, whole, step):
+                stop = min(start + step, whole)
+                copies = scratch[: len(points) * (stop - start) * columns].view(len(points), stop - start, columns)
+                self.panel_pair(panel_of(target, start, stop), points, copies, moves, rounding)
+                made = stop
+                for member, (rows, copy, out) in enumerate(zip(flat, copies, y, strict=True)):
+                    if bias is None:
+                        torch.mm(rows, copy.t(), out=out[:, start:stop])
+                        continue
+                    own = bias if bias.ndim == 1 else bias[member]
+                    torch.addmm(own[start:stop], rows, copy.t(), out=out[:, start:stop])
+        except Exception:
+            if moves and made < whole:
+                self.axpby_(panel_of(target, made, whole), moves, rounding)
+            raise
         return y.reshape(*x.shape[:-1], target.window.rows)
 
     def low_rank(

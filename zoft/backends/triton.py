@@ -109,9 +109,11 @@ class TritonBackend(Backend):
         points: Sequence[Point],
         panel_bytes: int = PANEL_BYTES,
         bias: torch.Tensor | None = None,
+        moves: Sequence[Move] = (),
+        rounding: Rounding = Rounding.NEAREST,
     ) -> torch.Tensor:
-        if bias is not None:
-            return super().perturbed_linear(x, target, points, panel_bytes, bias)
+        if bias is not None or moves:
+            return super().perturbed_linear(x, target, points, panel_bytes, bias, moves, rounding)
         flat, panel_rows = check_linear(x, target, points, panel_bytes)
         weights = _weights(Target(target.weight, target.window), Rounding.NEAREST)
         moves = _moves((), tuple(points), x.device)

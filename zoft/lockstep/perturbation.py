@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from zoft.backends import Point
+from zoft.backends import Move, Point
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.limits import check_count
 from zoft.lockstep.loss import TakenLoss
 from zoft.lockstep.members import first_dimensions, grows_with_members
+from zoft.lockstep.pending import Pending
 from zoft.lockstep.view import LockstepView
 from zoft.perturb import ReadOnly
 from zoft.same_draws import SameDraws
@@ -48,7 +49,8 @@ class Lockstep(ReadOnly):
         if row_budget is not None:
             check_count("zo_row_budget", row_budget)
         self._budget = row_budget
-        self._lockstep = LockstepView(space)
+        self._pending = Pending(space)
+        self._lockstep = LockstepView(space, self._pending)
         self._known: set[nn.Module] = set()  # modules whose calls were compared
         self._alike = max(ALIKE.get(weight.dtype, 0.0) for weight in model.parameters())
 
@@ -68,6 +70,20 @@ class Lockstep(ReadOnly):
         for start, stop in shares(len(population), rows, self._budget):
             found += self._at_once(population[start:stop], rows, loss)
         return found
+
+    def postpone(self, moves: list[Move]) -> list[Move]:
+        """All of them, unless one is spent tensor by tensor."""
+        if not moves or not all(type(move) is Move for move in moves):
+            return moves
+        self._pending.keep(moves)
+        return []
+
+    def take_back(self) -> list[Move]:
+        return self._pending.take()
+
+    @property
+    def begun(self) -> bool:
+        return bool(self._pending)
 
     def _at_once(self, points: Sequence[Point], rows: int, loss: SameDraws[Any]) -> list[Any]:
         taken: TakenLoss = loss.loss  # type: ignore[assignment]

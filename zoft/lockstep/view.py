@@ -27,6 +27,7 @@ from zoft.directions import LowRank, sees
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.few_rows import GivesRows
 from zoft.lockstep.members import Members, first_dimensions
+from zoft.lockstep.pending import Pending
 from zoft.space import ParameterSpace, Slot
 from zoft.widened import can_widen, narrow, narrow_dtype, widen
 
@@ -37,12 +38,15 @@ Held = dict[str, Slot]  # attribute -> parameter
 class LockstepView:
     """Show the rows of each member of a population the weights at its point."""
 
-    def __init__(self, space: ParameterSpace) -> None:
+    def __init__(self, space: ParameterSpace, pending: Pending) -> None:
         """
+        Args:
+            pending: the update that is made of each parameter as it is first read.
+
         Raises:
             UsageError: a trained parameter is held by modules only that have others with trained parameters inside.
         """
-        self._space = space
+        self._space, self._pending = space, pending
         held: dict[nn.Module, Held] = defaultdict(dict)
         owners = {module for slot in space.slots for module, _ in slot.owners}
         for slot in space.slots:
@@ -85,7 +89,7 @@ class LockstepView:
         moved = {slot for slot in self._space.slots for p in points if any(sees(t.direction, slot.window) for t in p)}
         audit = Audit(moved, lambda: self._making, self._space.moves_about) if audited else nullcontext()
         try:
-            with self._shown(points, rows, moved), audit:
+            with self._pending.spent(), self._shown(points, rows, moved), audit:
                 return losses()
         except ReadOutside as error:
             raise UnsupportedModuleError(
@@ -99,6 +103,7 @@ class LockstepView:
         self._factored = any(isinstance(term.direction.form, LowRank) for point in points for term in point)
         replaced: list[nn.Module] = []
         try:
+            seen: set[Slot] = set()
             for module, held in self._held.items():
                 shown = {attribute: slot for attribute, slot in held.items() if slot in moved}
                 if not shown and module not in self._wide:
@@ -108,8 +113,11 @@ class LockstepView:
                         f"the module that owns {self.name_of(module)!r} has a forward of its own making, which "
                         "zo_panels=lockstep would hide; use zo_panels=jit"
                     )
-                module.forward = self._forward(module, held if module in self._wide else shown)
+                shown = held if module in self._wide else shown
+                module.forward = self._forward(module, shown)
                 replaced.append(module)
+                seen.update(shown.values())
+            self._pending.make(slot for slot in self._space.slots if slot not in seen)
             yield
         finally:
             for module in replaced:
@@ -161,15 +169,18 @@ class LockstepView:
         if slot is None:
             weight = module.weight.detach() if ids is None else module.weight.detach()[ids]
             return _apart(x, [weight] * len(points), bias)
+        factored = self._factored and slot.window.total_columns > 1
+        if not factored and ids is None:
+            with self._pending.of(slot) as (target, moves, rounding):
+                return backend.perturbed_linear(x, target, points, PANEL_BYTES, bias, moves, rounding)
+        self._pending.make([slot])
         target = Target(slot.weight, slot.window)
-        if self._factored and slot.window.total_columns > 1:
-            weight, (left, right) = slot.weight.detach(), thin(points, target)
-            if ids is not None:
-                weight, left = weight[ids], left[:, ids]
-            return backend.low_rank(x, weight, left, right, [1.0] * len(points), bias)
+        if not factored:
+            return _apart(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)  # type: ignore[union-attr]
+        weight, (left, right) = slot.weight.detach(), thin(points, target)
         if ids is not None:
-            return _apart(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)
-        return backend.perturbed_linear(x, target, points, PANEL_BYTES, bias)
+            weight, left = weight[ids], left[:, ids]
+        return backend.low_rank(x, weight, left, right, [1.0] * len(points), bias)
 
     def _embedding(self, module: nn.Embedding, shown: Held, input: torch.Tensor) -> torch.Tensor:
         """The rows that each member looks up, or where that is as many as there are, from a table of its own."""
@@ -179,6 +190,7 @@ class LockstepView:
         self._enter(module, (input,), {})
         with self._make():
             (slot,) = shown.values()
+            self._pending.make([slot])
             rows = self._space.backend.perturbed_embedding(ids, Target(slot.weight, slot.window), self._points)
             return self._members.flat(rows)
 
@@ -202,6 +214,7 @@ class LockstepView:
 
     def _copies(self, slot: Slot, members: slice = slice(None), wide: bool = False) -> torch.Tensor:
         """[members, *shape]: a parameter at their points."""
+        self._pending.make([slot])
         weight, points = slot.weight.detach(), self._points[members]
         weight = weight.float() if wide else weight
         copies = weight.new_empty(len(points), *weight.shape)
