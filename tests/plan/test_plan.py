@@ -57,6 +57,18 @@ def test_memory_of_a_quantised_base_is_that_of_its_codes_and_scales() -> None:
     assert stored_bytes(THIRTEEN, setup) == pytest.approx(blocks / 2 + blocks / 64 * 4 + 2 * rest)
 
 
+def test_points_in_lockstep_hold_their_activations_at_once(capsys) -> None:
+    told = []
+    for more in ([], ["zo_panels=lockstep"], ["zo_panels=lockstep", "zo_directions=4", "zo_row_budget=64"]):
+        status, out, _ = said(
+            capsys, "recipe=opt-13b-sst2-zoft", "device=h200", "per_device_train_batch_size=16", *more
+        )
+        assert status == 0
+        line = next(line for line in out.splitlines() if line.startswith("as asked for: weights"))
+        told.append(float(line.split("activations ")[1].split()[0]))
+    assert told[1] == pytest.approx(2 * told[0], rel=0.02) and told[2] == pytest.approx(4 * told[0], rel=0.02)
+
+
 def test_shards_and_replicas_take_their_share() -> None:
     setup = Setup(dtype="bfloat16", rows=16)
     one, eight = step_memory(THIRTEEN, setup), step_memory(THIRTEEN, replace(setup, shards=8))

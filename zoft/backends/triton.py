@@ -116,8 +116,8 @@ class TritonBackend(Backend):
             return super().perturbed_linear(x, target, points, panel_bytes, bias, moves, rounding)
         flat, panel_rows = check_linear(x, target, points, panel_bytes)
         weights = _weights(Target(target.weight, target.window), Rounding.NEAREST)
-        moves = _moves((), tuple(points), x.device)
-        y = perturbed_linear(flat, weights.weight, moves, weights.window, panel_rows)
+        shown = _moves((), tuple(points), x.device)
+        y = perturbed_linear(flat, weights.weight, shown, weights.window, panel_rows)
         return y.reshape(*x.shape[:-1], target.window.rows)
 
 

@@ -34,6 +34,7 @@ class Setup:
     in_place: bool = False
     beside: float = 0.0  # bytes kept for each trained weight: residual bits, a momentum buffer
     rows: int = 16  # of a micro-batch on one process
+    points: int = 1  # of a step's population that go through the model at once (zo_panels=lockstep)
     tokens: int = 128  # of a row
     all_logits: bool = False  # of every position, and not of the few that candidates are read at
     lora_r: int = 8
@@ -117,16 +118,21 @@ def _scratch(sizes: Sizes, setup: Setup) -> float:
     if setup.in_place:
         return 0.0
     if setup.tuning in ("full", "last_k"):
-        rows = (
-            2 * setup.rows * setup.tokens * sizes.hidden * size if setup.tuning == "full" else 0.0
-        )  # of the embedding
-        return max(sizes.largest * size, rows)
+        rows = 0.0  # of the embedding
+        if setup.tuning == "full":
+            rows = 2 * setup.points * setup.rows * setup.tokens * sizes.hidden * size
+        matrix = sizes.largest * size
+        return max(matrix if setup.points == 1 else min(TILE, setup.points * matrix), rows)
     return min(TILE, sizes.head * size) if setup.tuning == "head" else 0.0
 
 
 def _activations(sizes: Sizes, setup: Setup) -> float:
     """The widest place of a block: no graph is kept, so no block remembers the one before."""
-    positions = setup.rows * (setup.tokens + (setup.virtual_tokens if setup.tuning in ("prefix", "prompt") else 0))
+    positions = (
+        setup.points
+        * setup.rows
+        * (setup.tokens + (setup.virtual_tokens if setup.tuning in ("prefix", "prompt") else 0))
+    )
     feed = (3 if sizes.gated else 2) * sizes.inner + 4 * sizes.hidden
     attend = 4 * sizes.hidden + 3 * sizes.attention + 2 * sizes.keys
     block = positions * max(feed, attend) * setup.itemsize

@@ -78,6 +78,7 @@ class Plan:
             )
         settings = {**config.settings(), "dtype": dtype}
         setup = setup_of(settings, tokens)
+        setup = replace(setup, points=_at_once(config, setup.rows))
         setup = replace(setup, beside=with_residuals(sizes, setup, settings, limit))
         micro_batches = int(settings.get("gradient_accumulation_steps") or 1)
         monitored = config.run.method != "mezo" and config.zo.stability != "off"
@@ -106,7 +107,7 @@ class _Maker:
         if gpus > 1:
             share = replace(asked, rows=math.ceil(asked.rows / gpus))
             ways.append(self.one(f"{gpus} replicas", f"accelerate launch --num_processes {gpus}", share, gpus))
-            sharded = replace(share, shards=gpus)
+            sharded = replace(share, shards=gpus, points=1)
             if asked.quantization == "none" and not asked.in_place:
                 ways.append(
                     self.one(f"{gpus} shards (FSDP2)", "fully_shard, ZOOptimizer, a loop of your own", sharded, gpus)
@@ -118,7 +119,7 @@ class _Maker:
                 )
             )
         if budget is None and asked.quantization == "none":
-            read_only = replace(asked, in_place=False)
+            read_only = replace(asked, in_place=False, points=1)
             ways.append(self.streamed("streamed", read_only, self._room(read_only)))
         for kind, tuning in (("int8", "lora"), ("nf4", "lora"), ("nf4", "scales")):
             if (asked.quantization, asked.tuning) != (kind, tuning):
@@ -162,6 +163,14 @@ def _population(config: RunConfig) -> int:
 
     made = estimator(config.zo.zo_estimator, eps=config.zo.zo_eps)
     return len(made.population(DirectionSource(0).at(0, config.zo.zo_directions)))
+
+
+def _at_once(config: RunConfig, rows: int) -> int:
+    """Points that go through the model together."""
+    if config.run.method == "mezo" or config.zo.zo_panels != "lockstep":
+        return 1
+    budget, points = config.zo.zo_row_budget, _population(config)
+    return points if budget is None else max(1, min(points, budget // rows))
 
 
 def _budget(settings: dict[str, Any]) -> float | None:
