@@ -1,4 +1,5 @@
-"""An update that is made while the next losses are taken: of each parameter once, just before it is first read."""
+"""An update that is made while the next losses are taken, of each parameter once: in one sweep before they are, or later
+in the reading that displaces it."""
 
 from __future__ import annotations
 

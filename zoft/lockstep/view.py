@@ -103,7 +103,7 @@ class LockstepView:
         self._factored = any(isinstance(term.direction.form, LowRank) for point in points for term in point)
         replaced: list[nn.Module] = []
         try:
-            seen: set[Slot] = set()
+            wait: set[Slot] = set()  # for the reading that displaces them: dense linear layers' own weights
             for module, held in self._held.items():
                 shown = {attribute: slot for attribute, slot in held.items() if slot in moved}
                 if not shown and module not in self._wide:
@@ -116,8 +116,9 @@ class LockstepView:
                 shown = held if module in self._wide else shown
                 module.forward = self._forward(module, shown)
                 replaced.append(module)
-                seen.update(shown.values())
-            self._pending.make(slot for slot in self._space.slots if slot not in seen)
+                if isinstance(module.forward, GivesRows) and not self._factored:
+                    wait.update(slot for name, slot in shown.items() if name == "weight" and len(slot.owners) == 1)
+            self._pending.make(slot for slot in self._space.slots if slot not in wait)
             yield
         finally:
             for module in replaced:
@@ -173,7 +174,7 @@ class LockstepView:
         if not factored and ids is None:
             with self._pending.of(slot) as (target, moves, rounding):
                 return backend.perturbed_linear(x, target, points, PANEL_BYTES, bias, moves, rounding)
-        self._pending.make([slot])
+        self._pending.make([slot])  # a layer of which few rows are read now
         target = Target(slot.weight, slot.window)
         if not factored:
             return _apart(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)  # type: ignore[union-attr]
@@ -190,7 +191,6 @@ class LockstepView:
         self._enter(module, (input,), {})
         with self._make():
             (slot,) = shown.values()
-            self._pending.make([slot])
             rows = self._space.backend.perturbed_embedding(ids, Target(slot.weight, slot.window), self._points)
             return self._members.flat(rows)
 
@@ -214,7 +214,6 @@ class LockstepView:
 
     def _copies(self, slot: Slot, members: slice = slice(None), wide: bool = False) -> torch.Tensor:
         """[members, *shape]: a parameter at their points."""
-        self._pending.make([slot])
         weight, points = slot.weight.detach(), self._points[members]
         weight = weight.float() if wide else weight
         copies = weight.new_empty(len(points), *weight.shape)
