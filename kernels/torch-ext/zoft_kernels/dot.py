@@ -47,7 +47,7 @@ def dot_kernel(
     first, last = tl.maximum(row - base, 0).to(tl.int32), tl.minimum(row + rows - base, 128).to(tl.int32)
     corner = (base - row) * columns + local  # offset of the block's first row
     zero = tl.full([], 0, tl.int32)  # makes tensors of numbers in the interpreter, whose ranges count in int
-    for group in range(32):
+    for group in range(first // 4, (last + 3) // 4):  # fours of rows that the window has
         top = zero + 4 * group
         shift = corner + top * columns
         if FORMS == ONLY_SIGNS:
