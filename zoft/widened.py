@@ -29,14 +29,17 @@ def can_widen(module: nn.Module, trained: set[int]) -> bool:
     )
 
 
-def widens_itself(module: nn.Module, args: Any, kwargs: Any) -> bool:
+def widens_itself(module: nn.Module, args: Any, kwargs: Any, *, own: bool = False) -> bool:
     """Does the module compute in float32, and round once, when only its weights are float32?
 
     torch's layer norm does on a CPU: that spares two casts, whose memory costs ten times what the norm itself does.
+
+    Args:
+        own: its class's forward will be called, whatever stands in for it now.
     """
     return (
         type(module) is nn.LayerNorm
-        and "forward" not in vars(module)
+        and (own or "forward" not in vars(module))
         and len(args) == 1
         and not kwargs
         and isinstance(args[0], torch.Tensor)

@@ -24,6 +24,7 @@ SIDEWAYS = {
     ("trajectory", "estimators"): "replay repeats the points at which an in-place estimator took its losses",
     ("perturb", "read_only"): "the population's losses are taken through read-only views",
     ("lockstep", "perturb"): "lockstep is a read-only perturbation, compared with the one in turn",
+    ("lockstep", "vectors"): "each point's norms and biases are made early, as a view's are",
     ("lockstep", "audit"): "a view's passes are audited",
     ("lockstep", "tally"): "losses of members are counted as the optimizer counts them",
     ("space", "streaming"): "a write brings in the blocks that live outside the device",

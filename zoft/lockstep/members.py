@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from zoft.errors import UnsupportedModuleError
@@ -101,3 +103,22 @@ def grows_with_members(one: Sequence[tuple[int, ...]], all_: Sequence[tuple[int,
         len(mine) == len(theirs) and all(b == a * count or a == b == 1 for a, b in zip(mine, theirs, strict=True))
         for mine, theirs in zip(one, all_, strict=True)
     )
+
+
+def products(
+    x: torch.Tensor, weights: Sequence[torch.Tensor] | torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """[members, …, outputs]: each member's rows with its own matrix."""
+    biases = [None] * len(x) if bias is None else bias if bias.ndim == 2 else [bias] * len(x)
+    return torch.stack([functional.linear(*own) for own in zip(x, weights, biases, strict=True)])
+
+
+@contextmanager
+def showing(module: nn.Module, copies: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Inside, `module` shows these tensors for its parameters."""
+    before = {attribute: module._parameters[attribute] for attribute in copies}
+    try:
+        module._parameters.update(copies)  # type: ignore[arg-type]
+        yield
+    finally:
+        module._parameters.update(before)

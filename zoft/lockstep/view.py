@@ -12,24 +12,24 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from zoft.audit import Audit, ReadOutside
-from zoft.backends import PANEL_BYTES, Point, Target
+from zoft.backends import PANEL_BYTES, Move, Point, Target
 from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.few_rows import GivesRows
-from zoft.lockstep.members import Members, first_dimensions
+from zoft.lockstep.members import Members, first_dimensions, products, showing
 from zoft.lockstep.pending import Pending
 from zoft.space import ParameterSpace, Slot
-from zoft.widened import can_widen, narrow, narrow_dtype, widen
+from zoft.vectors import Vectors
+from zoft.widened import can_widen, narrow, narrow_dtype, widen, widens_itself
 
 T = TypeVar("T")
 Held = dict[str, Slot]  # attribute -> parameter
@@ -66,6 +66,8 @@ class LockstepView:
         self._factored = False
         self._members = Members(1, 1)
         self._making = False
+        self._vectors: list[Vectors] = []  # one a member
+        self._early: list[Mapping[Slot, torch.Tensor]] = []  # each member's norms and biases, made before the forward
         self._passes: Counter[frozenset[int | None]] = Counter()  # by the blocks of layers that were displaced
 
     @property
@@ -119,10 +121,12 @@ class LockstepView:
                 if isinstance(module.forward, GivesRows) and not self._factored:
                     wait.update(slot for name, slot in shown.items() if name == "weight" and len(slot.owners) == 1)
             self._pending.make(slot for slot in self._space.slots if slot not in wait)
+            self._make_vectors(points, moved)
             yield
         finally:
             for module in replaced:
                 vars(module).pop("forward", None)
+            self._early = []
 
     def _forward(self, module: nn.Module, shown: Held) -> Callable[..., Any]:
         """What stands in for a module's forward."""
@@ -153,7 +157,7 @@ class LockstepView:
         self._enter(module, (input,), {})
         x = self._members.stacked(input, self.name_of(module))
         with self._make():
-            bias = self._copies(shown["bias"]) if "bias" in shown else _plain(module.bias)
+            bias = torch.stack([*self._copies(shown["bias"])]) if "bias" in shown else _plain(module.bias)
             return self._members.flat(self._products(x, module, shown.get("weight"), bias, ids))
 
     def _products(
@@ -169,7 +173,7 @@ class LockstepView:
         bias = bias if ids is None or bias is None else bias[..., ids]
         if slot is None:
             weight = module.weight.detach() if ids is None else module.weight.detach()[ids]
-            return _apart(x, [weight] * len(points), bias)
+            return products(x, [weight] * len(points), bias)
         factored = self._factored and slot.window.total_columns > 1
         if not factored and ids is None:
             with self._pending.of(slot) as (target, moves, rounding):
@@ -177,7 +181,7 @@ class LockstepView:
         self._pending.make([slot])  # a layer of which few rows are read now
         target = Target(slot.weight, slot.window)
         if not factored:
-            return _apart(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)  # type: ignore[union-attr]
+            return products(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)  # type: ignore[union-attr]
         weight, (left, right) = slot.weight.detach(), thin(points, target)
         if ids is not None:
             weight, left = weight[ids], left[:, ids]
@@ -198,8 +202,9 @@ class LockstepView:
         """The module's own forward for one member after the other."""
         self._enter(module, args, kwargs)
         name, wide = self.name_of(module), module in self._wide
-        given = narrow_dtype((args, kwargs)) if wide else None
-        calls = self._members.apart(widen((args, kwargs)) if wide else (args, kwargs), name)
+        casts = wide and not widens_itself(module, args, kwargs, own=True)
+        given = narrow_dtype((args, kwargs)) if casts else None
+        calls = self._members.apart(widen((args, kwargs)) if casts else (args, kwargs), name)
         size = sum(slot.weight.numel() * (4 if wide else slot.weight.element_size()) for slot in shown.values())
         at_once, outputs = max(1, PANEL_BYTES // max(size, 1)), []
         for start in range(0, len(calls), at_once):
@@ -207,13 +212,23 @@ class LockstepView:
             with self._make():
                 copies = {attribute: self._copies(slot, members, wide) for attribute, slot in shown.items()}
             for place, (own, named) in enumerate(calls[members]):
-                with _swapped(module, {attribute: made[place] for attribute, made in copies.items()}):
+                with showing(module, {attribute: made[place] for attribute, made in copies.items()}):
                     outputs.append(type(module).forward(module, *own, **named))
         joined = self._members.together(outputs)
         return narrow(joined, given)
 
-    def _copies(self, slot: Slot, members: slice = slice(None), wide: bool = False) -> torch.Tensor:
-        """[members, *shape]: a parameter at their points."""
+    def _make_vectors(self, points: Sequence[Point], moved: set[Slot]) -> None:
+        """Displace norms and biases, in one sweep for each member."""
+        wide = {slot for module in self._wide for slot in self._held[module].values()}
+        while len(self._vectors) < len(points):
+            self._vectors.append(Vectors(self._space, wide))
+        own = zip(self._vectors, points, strict=False)
+        self._early = [vectors.displaced(moved | wide, (Move(point),)) for vectors, point in own]
+
+    def _copies(self, slot: Slot, members: slice = slice(None), wide: bool = False) -> Sequence[torch.Tensor]:
+        """A parameter at the points of members."""
+        if slot in self._early[0]:
+            return [copies[slot] for copies in self._early[members]]
         weight, points = slot.weight.detach(), self._points[members]
         weight = weight.float() if wide else weight
         copies = weight.new_empty(len(points), *weight.shape)
@@ -236,20 +251,3 @@ def _inside(module: nn.Module) -> Iterator[nn.Module]:
 
 def _plain(weight: torch.Tensor | None) -> torch.Tensor | None:
     return None if weight is None else weight.detach()
-
-
-def _apart(x: torch.Tensor, weights: Sequence[torch.Tensor] | torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """[members, …, outputs]: each member's rows with its own matrix."""
-    biases = [None] * len(x) if bias is None else bias if bias.ndim == 2 else [bias] * len(x)
-    return torch.stack([functional.linear(*own) for own in zip(x, weights, biases, strict=True)])
-
-
-@contextmanager
-def _swapped(module: nn.Module, copies: dict[str, torch.Tensor]) -> Iterator[None]:
-    """Inside, `module` shows these tensors for its parameters."""
-    before = {attribute: module._parameters[attribute] for attribute in copies}
-    try:
-        module._parameters.update(copies)  # type: ignore[arg-type]
-        yield
-    finally:
-        module._parameters.update(before)
