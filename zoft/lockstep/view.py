@@ -157,7 +157,7 @@ class LockstepView:
         self._enter(module, (input,), {})
         x = self._members.stacked(input, self.name_of(module))
         with self._make():
-            bias = torch.stack([*self._copies(shown["bias"])]) if "bias" in shown else _plain(module.bias)
+            bias = torch.stack(self._copies(shown["bias"])) if "bias" in shown else _plain(module.bias)
             return self._members.flat(self._products(x, module, shown.get("weight"), bias, ids))
 
     def _products(
@@ -225,7 +225,7 @@ class LockstepView:
         own = zip(self._vectors, points, strict=False)
         self._early = [vectors.displaced(moved | wide, (Move(point),)) for vectors, point in own]
 
-    def _copies(self, slot: Slot, members: slice = slice(None), wide: bool = False) -> Sequence[torch.Tensor]:
+    def _copies(self, slot: Slot, members: slice = slice(None), wide: bool = False) -> list[torch.Tensor]:
         """A parameter at the points of members."""
         if slot in self._early[0]:
             return [copies[slot] for copies in self._early[members]]
@@ -233,7 +233,7 @@ class LockstepView:
         weight = weight.float() if wide else weight
         copies = weight.new_empty(len(points), *weight.shape)
         self._space.backend.panel_pair(Target(weight, slot.window), points, copies)
-        return copies
+        return list(copies)
 
     @contextmanager
     def _make(self) -> Iterator[None]:
