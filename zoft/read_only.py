@@ -217,7 +217,7 @@ class ReadOnlyView:
             target, backend = _shown(module, "weight", slot), self._space.backend
             if _factored(point):
                 weight, bias = target.weight.detach(), module.bias
-                left, right = thin([point], target)
+                left, right = thin([point], target, backend)
                 if ids is not None:
                     weight, left, bias = weight[ids], left[:, ids], None if bias is None else bias[ids]
                 return backend.low_rank(x.unsqueeze(0), weight, left, right, [1.0], bias).squeeze(0)

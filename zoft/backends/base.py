@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 import torch
 
 from zoft.backends.low_rank import low_rank_products
-from zoft.directions import Direction, Window
+from zoft.directions import Direction, Window, factors
 from zoft.errors import UsageError
 
 PANEL_BYTES = 32 << 20  # of scratch: what stays in a GPU's second-level cache
@@ -45,6 +45,7 @@ class Term:
     scale: float
 
 
+Factors = tuple[torch.Tensor, torch.Tensor]  # A [rows, r] and B [columns, r], float32: z is A B^T
 Point = tuple[Term, ...]  # a displacement from w; () is w itself
 
 
@@ -118,6 +119,24 @@ class Backend(ABC):
         """`axpby_` over many targets: all the parameters of a model."""
         for target in targets:
             self.axpby_(target, moves, rounding)
+
+    def factors(self, direction: Direction, window: Window, device: torch.device) -> Factors:
+        """A and B of a direction with thin factors over a window."""
+        return factors(direction, window, device)
+
+    def takes_factors(self, target: Target) -> bool:
+        """Whether `along_factors_` can be had for this target; otherwise directions with factors are formed by plain torch."""
+        return False
+
+    def along_factors_(
+        self, target: Target, moves: Sequence[Move], rounding: Rounding, factors: Callable[[Direction], Factors]
+    ) -> None:
+        """`axpby_` on a matrix along directions of which some are products of thin factors.
+
+        Args:
+            factors: A [rows, r] and B [columns, r] of a direction, float32.
+        """
+        raise NotImplementedError(f"the {self.name} backend takes no factors")
 
     @abstractmethod
     def dot(self, target: Target, direction: Direction) -> torch.Tensor:

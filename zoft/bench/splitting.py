@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from zoft.backends import Backend, Move, Point, Rounding, Target
-from zoft.directions import Direction
+from zoft.backends.base import Factors
+from zoft.directions import Direction, Window
 from zoft.optimizer import ZOOptimizer
 
 
@@ -42,6 +43,9 @@ class _Timed(Backend):
     def sweep_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
         panels = all(target.out is not None for target in targets)
         self._time("panels" if panels else "sweeps", self._inner.sweep_, targets, moves, rounding)
+
+    def factors(self, direction: Direction, window: Window, device: torch.device) -> Factors:
+        return self._time("panels", self._inner.factors, direction, window, device)
 
     def dot(self, target: Target, direction: Direction) -> torch.Tensor:
         return self._time("sweeps", self._inner.dot, target, direction)

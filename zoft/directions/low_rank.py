@@ -76,9 +76,11 @@ class LowRank:
     density = 1.0  # all weights move
 
 
-def factors(direction: Direction, window: Window, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """A [rows, r] and B [columns, r] of the window, float32: Z over it is A B^T."""
-    return left_factor(direction, window, device), right_factor(direction, window, device)
+def factors(
+    direction: Direction, window: Window, device: torch.device, draw: Draw | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A [rows, r] and B [columns, r] of the window, float32: Z over it is A B^T; `draw` as in `left_factor`."""
+    return left_factor(direction, window, device, draw), right_factor(direction, window, device, draw)
 
 
 def left_factor(direction: Direction, window: Window, device: torch.device, draw: Draw | None = None) -> torch.Tensor:
@@ -95,13 +97,13 @@ def left_factor(direction: Direction, window: Window, device: torch.device, draw
     return product(p[window.row : window.row + window.rows], core.t())
 
 
-def right_factor(direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
-    """B [columns, r]: what stays for a period, see `right_of`."""
+def right_factor(direction: Direction, window: Window, device: torch.device, draw: Draw | None = None) -> torch.Tensor:
+    """B [columns, r]: what stays for a period, see `right_of`; `draw` as in `left_factor`."""
     form, direction = direction.form, replace(direction, block=None)
     assert isinstance(form, LowRank)
     if form.shape == "low_rank":
         right = Window(window.stream, window.column, window.columns, 0, form.rank, form.rank, window.total_columns)
-        return _dense(right_of(direction), right, device)
+        return _dense(right_of(direction), right, device, draw)
     _, columns, rank = _sizes(form, window)
     q = _basis(right_of(direction), window.stream, columns, rank, device)
     return q[window.column : window.column + window.columns]

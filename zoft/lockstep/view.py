@@ -182,7 +182,7 @@ class LockstepView:
         target = Target(slot.weight, slot.window)
         if not factored:
             return products(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)  # type: ignore[union-attr]
-        weight, (left, right) = slot.weight.detach(), thin(points, target)
+        weight, (left, right) = slot.weight.detach(), thin(points, target, backend)
         if ids is not None:
             weight, left = weight[ids], left[:, ids]
         return backend.low_rank(x, weight, left, right, [1.0] * len(points), bias)

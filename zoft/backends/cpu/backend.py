@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from zoft.backends.base import Move, Point, Rounding, Target
+from zoft.backends.base import Factors, Move, Point, Rounding, Target
 from zoft.backends.cpu import plan
 from zoft.backends.cpu.kernel import entry
 from zoft.backends.cpu.threads import together
 from zoft.backends.reference import ReferenceBackend
+from zoft.directions import Direction
 
 _INLINE_WORK = 1 << 16  # elements times terms below which another thread costs more than it saves
 
@@ -65,29 +66,23 @@ class CpuBackend(ReferenceBackend):
         self.sweep_((target,), moves, rounding)
 
     def sweep_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
-        kept: list[torch.Tensor] = []  # temporaries whose addresses are in the tables
-        scattered: list[tuple[torch.Tensor, torch.Tensor]] = []  # (non-contiguous weight, its contiguous copy)
-        rows: list[tuple[int, ...]] = []
-        for target in targets:
-            if not moves and target.out is not None:
-                target.out.detach().copy_(target.weight.detach())
-            if target.weight.numel() == 0 or not moves:
-                continue
-            if not target.weight.is_contiguous():
-                copy = target.weight.detach().contiguous()
-                kept.append(copy)
-                if target.out is None:
-                    scattered.append((target.weight, copy))
-                target = Target(copy, target.window, target.decays, target.residual, target.out)
-            low_sink = None
-            if target.out is not None and target.residual is not None:
-                low_sink = torch.empty_like(target.residual)
-                kept.append(low_sink)
-            rows.append(plan.describe(target, rounding, low_sink))
-        if rows:
-            _run(rows, plan.tabulate(moves, rounding))
-        for weight, copy in scattered:
-            weight.detach().copy_(copy)
+        if not moves:
+            for target in targets:
+                if target.out is not None:
+                    target.out.detach().copy_(target.weight.detach())
+            return
+        _write(targets, plan.tabulate(moves, rounding), rounding)
+
+    def takes_factors(self, target: Target) -> bool:
+        return target.weight.dtype is not torch.float64 and target.window.columns > plan.NARROW
+
+    def along_factors_(
+        self, target: Target, moves: Sequence[Move], rounding: Rounding, factors: Callable[[Direction], Factors]
+    ) -> None:
+        directions = {term.direction for move in moves for term in move.terms if term.direction.form is not None}
+        made = {direction: factors(direction) for direction in directions}
+        flat = {z: (left.contiguous(), right.t().contiguous()) for z, (left, right) in made.items()}
+        _write([target], plan.tabulate(moves, rounding, flat), rounding)
 
     def panel_pair(
         self,
@@ -127,6 +122,31 @@ class CpuBackend(ReferenceBackend):
             table, items = plan.look_up(row, row_ids.numpy(), weight.element_size(), moves.slab_columns)
             _share(plan.entry_of(row, moves), table, items, moves)
         return rows.view(*ids.shape, window.columns)
+
+
+def _write(targets: Sequence[Target], table: plan.Moves, rounding: Rounding) -> None:
+    """Apply the moves to every target; those that are not contiguous, through a copy."""
+    kept: list[torch.Tensor] = []  # temporaries whose addresses are in the tables
+    scattered: list[tuple[torch.Tensor, torch.Tensor]] = []  # (non-contiguous weight, its contiguous copy)
+    rows: list[tuple[int, ...]] = []
+    for target in targets:
+        if target.weight.numel() == 0:
+            continue
+        if not target.weight.is_contiguous():
+            copy = target.weight.detach().contiguous()
+            kept.append(copy)
+            if target.out is None:
+                scattered.append((target.weight, copy))
+            target = Target(copy, target.window, target.decays, target.residual, target.out)
+        low_sink = None
+        if target.out is not None and target.residual is not None:
+            low_sink = torch.empty_like(target.residual)
+            kept.append(low_sink)
+        rows.append(plan.describe(target, rounding, low_sink))
+    if rows:
+        _run(rows, table)
+    for weight, copy in scattered:
+        weight.detach().copy_(copy)
 
 
 def _run(rows: list[tuple[int, ...]], moves: plan.Moves) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from zoft.backends.base import Move, Rounding, Target
-from zoft.directions import Distribution, Domain
+from zoft.directions import Direction, Distribution, Domain
 from zoft.errors import UsageError
 
 TILE_COLUMNS = 512  # a tile of 8 rows of float32 is 16 KiB
@@ -21,7 +21,7 @@ NARROW_LANES = (
     TILE_ELEMENTS // 4 + 3 * NARROW
 )  # Philox lanes of a narrow tile; not a power of two: rows share no cache set
 MAX_SLOTS = 64  # Rademacher terms whose words are held at once (more only where a single move has more)
-RADEMACHER, GAUSSIAN = 0, 1
+RADEMACHER, GAUSSIAN, THIN = 0, 1, 2  # kinds of terms; thin: A B^T of factors that lie in memory
 ROUNDING_TAG = int(Domain.ROUNDING) << 12
 _MAX_COLUMNS = 8192  # of a slab: whole rows wherever possible, because strided slabs starve the prefetcher
 _WORD_LANES = 1 << 15  # lanes of words held at once: 512 KiB
@@ -74,10 +74,15 @@ class MoveColumns(NamedTuple):
 
 
 class TermColumns(NamedTuple):
+    """One row a term; the last three of thin ones only, the three before them of others."""
+
     kind: int = 0
     seed: int = 1
     step: int = 2
     tag: int = 3
+    left: int = 4  # address of A, float32 [rows of the target, rank]
+    right: int = 5  # address of B^T, float32 [rank, columns of the target]
+    rank: int = 6
 
 
 class ScratchColumns(NamedTuple):
@@ -112,6 +117,8 @@ class JobFields(NamedTuple):
 TARGET, ITEM, MOVE, TERM, SCRATCH = TargetColumns(), ItemColumns(), MoveColumns(), TermColumns(), ScratchColumns()
 JOB = JobFields()
 
+Factors = Mapping[Direction, tuple[torch.Tensor, torch.Tensor]]
+
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
 
@@ -121,7 +128,7 @@ class Moves:
     """Moves and their terms."""
 
     moves: np.ndarray  # [moves, 6] int64
-    terms: np.ndarray  # [terms, 4] int64
+    terms: np.ndarray  # [terms, 7] int64
     scales: np.ndarray  # [terms] float64
     decays: np.ndarray  # [moves] float64
     slots: int  # Rademacher terms of the largest batch
@@ -137,15 +144,20 @@ class Moves:
         return max(TILE_COLUMNS, min(_MAX_COLUMNS, lanes))
 
 
-def tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
+def tabulate(moves: Sequence[Move], rounding: Rounding, made: Factors | None = None) -> Moves:
     """The tables of a list of moves. The last tuple's are kept: all modules of a pass are given the same one.
 
     The same and not an equal one: 0.0 equals -0.0, and what they add to -0.0 differs.
+
+    Args:
+        made: A and B^T of the directions that have thin factors, for one target; contiguous float32.
     """
+    if made is not None:
+        return _tabulate(moves, rounding, made)
     global _last
     kept, how, table = _last
     if moves is not kept or rounding is not how or table is None:
-        table = _tabulate(moves, rounding)
+        table = _tabulate(moves, rounding, {})
         if type(moves) is tuple:
             _last = moves, rounding, table
     return table
@@ -154,7 +166,7 @@ def tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
 _last: tuple[Sequence[Move], Rounding, Moves | None] = ((), Rounding.NEAREST, None)
 
 
-def _tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
+def _tabulate(moves: Sequence[Move], rounding: Rounding, made: Factors) -> Moves:
     rows: list[tuple[int, ...]] = []
     terms: list[tuple[int, ...]] = []
     scales: list[float] = []
@@ -163,10 +175,15 @@ def _tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
         first, signs = len(terms), 0
         for term in move.terms:
             direction = term.direction
+            scales.append(term.scale)
+            if direction in made:
+                left, right = made[direction]
+                terms.append((THIN, 0, 0, 0, left.data_ptr(), right.data_ptr(), len(right)))
+                continue
             rademacher = direction.distribution is Distribution.RADEMACHER
             signs += rademacher
-            terms.append((0 if rademacher else 1, direction.seed, direction.step, direction.counter_tag))
-            scales.append(term.scale)
+            kind = RADEMACHER if rademacher else GAUSSIAN
+            terms.append((kind, direction.seed, direction.step, direction.counter_tag, 0, 0, 0))
         if held and held + signs > MAX_SLOTS:
             batch, held = batch + 1, 0
         held += signs
@@ -180,8 +197,8 @@ def _tabulate(moves: Sequence[Move], rounding: Rounding) -> Moves:
         np.array(scales, dtype=np.float64),
         np.array([move.decay for move in moves], dtype=np.float64),
         most,
-        only_signs=bool(terms) and not any(term[TERM.kind] for term in terms),
-        only_normals=all(term[TERM.kind] for term in terms)
+        only_signs=bool(terms) and all(term[TERM.kind] == RADEMACHER for term in terms),
+        only_normals=all(term[TERM.kind] == GAUSSIAN for term in terms)
         and all(row[MOVE.last] - row[MOVE.first] == 1 for row in rows),
         single_terms=batch == 0 and dithered <= 1 and all(row[MOVE.last] - row[MOVE.first] == 1 for row in rows),
         decaying=any(move.decay != 1.0 for move in moves),

@@ -19,6 +19,7 @@ from zoft.backends.cpu.plan import (
     SCRATCH,
     TARGET,
     TERM,
+    THIN,
     TILE_COLUMNS,
 )
 from zoft.backends.cpu.random import normal_rows, philox_row
@@ -34,6 +35,31 @@ _NEAREST, _ZERO, _PITCH = np.int64(NEAREST), np.int64(0), np.int64(NARROW_LANES)
 def add_scaled(acc, z, scale, count):  # type: ignore[no-untyped-def]
     for i in range(count):
         store_f32(acc, i, load_f32(acc, i) + load_f32(z, i) * scale)
+
+
+@njit
+def _add_product(acc, right, a, scale, count):  # type: ignore[no-untyped-def]
+    """A term whose factors are a number and a row."""
+    for i in range(count):
+        store_f32(acc, i, load_f32(acc, i) + (load_f32(right, i) * a) * scale)
+
+
+@njit
+def _put_product(z, right, a, count):  # type: ignore[no-untyped-def]
+    for i in range(count):
+        store_f32(z, i, load_f32(right, i) * a)
+
+
+@njit
+def _add_thin(acc, z, left, right, pitch, rank, scale, count):  # type: ignore[no-untyped-def]
+    """acc += scale times the sum over `rank` of left's numbers and right's rows, in order; `pitch` bytes from row to row."""
+    if rank == 1:
+        _add_product(acc, right, load_f32(left, 0), scale, count)
+        return
+    _put_product(z, right, load_f32(left, 0), count)
+    for k in range(1, rank):
+        add_scaled(z, right + k * pitch, load_f32(left, k), count)
+    add_scaled(acc, z, scale, count)
 
 
 @njit
@@ -77,6 +103,13 @@ def _move_tile(
                     words = scratch[SCRATCH.words] + 4 * (stride * (4 * slot + (lane >> 5)) + offset)
                     add_signs(acc + r * pitch, words, lane & 31, scale, count)
                 slot += 1
+                continue
+            if terms[term, TERM.kind] == THIN:
+                rank, pitch_right = terms[term, TERM.rank], 4 * target[TARGET.columns]
+                right = terms[term, TERM.right] + 4 * (column - target[TARGET.column])
+                for r in range(rows):
+                    left = terms[term, TERM.left] + 4 * rank * (row + r - target[TARGET.row])
+                    _add_thin(acc + r * pitch, scratch[SCRATCH.z], left, right, pitch_right, rank, scale, count)
                 continue
             for group in range(row >> 2, ((row + rows - 1) >> 2) + 1):
                 philox_row(

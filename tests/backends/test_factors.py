@@ -1,0 +1,69 @@
+"""Moves along directions with thin factors: the CPU backend gives the bits of the reference, which forms A B^T by torch."""
+
+import pytest
+import torch
+
+from zoft.backends import Move, Rounding, Target, Term, backend
+from zoft.backends.shaped import KEPT_BYTES, ShapedBackend
+from zoft.directions import Direction, Distribution, LowRank, Window
+
+CASES = [
+    (dtype, rounding)
+    for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    for rounding in (list(Rounding) if dtype is torch.bfloat16 else [Rounding.NEAREST, Rounding.STOCHASTIC])
+]
+
+
+def moves(form: LowRank, law: Distribution) -> list[Move]:
+    z = [Direction(3, 7, index, law, form=form) for index in range(2)]
+    dense = Direction(3, 8, 0, law)
+    return [
+        Move((Term(z[0], -3e-4), Term(z[1], 0.07)), decay=0.999, rounding_key=(3, 1)),
+        Move((Term(z[1], 2.0**-10), Term(dense, 1e-3)), rounding_key=(3, 2)),
+        Move((Term(dense, 1e-3),), rounding_key=(3, 3)),
+    ]
+
+
+@pytest.mark.parametrize("form", [LowRank("low_rank", 1), LowRank("low_rank", 3), LowRank("subspace", 2, 50)], ids=str)
+@pytest.mark.parametrize("law", [Distribution.RADEMACHER, Distribution.GAUSSIAN])
+@pytest.mark.parametrize(("dtype", "rounding"), CASES, ids=str)
+def test_equal_to_the_reference(form: LowRank, law: Distribution, dtype: torch.dtype, rounding: Rounding) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((200, 600), (130, 33), (7, 12), (40,)):
+        start = (torch.randn(shape, generator=generator, dtype=torch.float64) * 0.05).to(dtype)
+        results = []
+        for name in ("reference", "cpu"):
+            weight, low = start.clone(), None
+            if rounding.residual_dtype is not None:
+                low = torch.arange(weight.numel()).reshape(shape).remainder(100).to(rounding.residual_dtype)
+            target = Target(weight, Window.whole(77, shape), True, low)
+            ShapedBackend(backend(name)).sweep_([target], moves(form, law), rounding)
+            copy = torch.full_like(start, torch.nan)
+            ShapedBackend(backend(name)).axpby_(
+                Target(start, Window.whole(77, shape), out=copy), moves(form, law)[:1], Rounding.NEAREST
+            )
+            results.append([weight, copy] if low is None else [weight, copy, low])
+        assert not torch.equal(results[0][0], start)
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), shape
+
+
+def test_a_panel_and_a_transposed_weight_move_as_the_whole_does() -> None:
+    start = torch.randn(300, 70, generator=torch.Generator().manual_seed(0))
+    window, some = Window.whole(5, start.shape), moves(LowRank("low_rank", 2), Distribution.GAUSSIAN)
+    whole, panel, turned = start.clone(), start.clone(), start.t().contiguous().t()
+    ShapedBackend(backend("cpu")).axpby_(Target(whole, window), some)
+    ShapedBackend(backend("cpu")).axpby_(Target(panel[100:231], window.panel(100, 231)), some)
+    ShapedBackend(backend("cpu")).axpby_(Target(turned, window), some)
+    assert torch.equal(panel[100:231], whole[100:231]) and torch.equal(panel[:100], start[:100])
+    assert torch.equal(turned, whole)
+
+
+def test_factors_are_made_once_and_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops = ShapedBackend(backend("cpu"))
+    window, device, form = Window.whole(5, (64, 48)), torch.device("cpu"), LowRank("low_rank", 2)
+    first = ops.factors(Direction(1, 2, form=form), window, device)
+    assert ops.factors(Direction(1, 2, form=form), window, device) is first
+    monkeypatch.setattr("zoft.backends.shaped.KEPT_BYTES", 4 * (64 + 48) * 2 * 3)
+    for step in range(20):
+        ops.factors(Direction(1, step, form=form), window, device)
+    assert len(ops._made) <= 3 and KEPT_BYTES == 64 << 20
