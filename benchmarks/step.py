@@ -25,7 +25,7 @@ from zoft.bench.contestants import MODES, PLAIN
 from zoft.bench.shapes import random_model, stored_bytes
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.csv"
-DEFAULT = (*PLAIN, "read_only", "in_place", "in_place_passes", "read_only_label", "in_place_label")
+DEFAULT = (*PLAIN, "read_only", "lockstep", "in_place", "in_place_passes", "read_only_label", "in_place_label")
 
 
 def main() -> None:

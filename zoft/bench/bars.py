@@ -48,7 +48,7 @@ def bars(rows: Sequence[Row]) -> Iterator[Bar]:
             name.endswith("_passes"),
             name.endswith("_label"),
         )
-        if mode not in ("in_place", "read_only"):
+        if mode not in ("in_place", "read_only", "lockstep"):
             continue
         to_forwards = 1.05 if mode == "in_place" else 1.08 if row["batch"] == "16x64" else 1.15
         rival = "MeZO's harness" if label else "MeZO's passes" if passes else "MeZO"
