@@ -192,3 +192,14 @@ def test_mezo_is_another_run_than_zo(arguments, tmp_path: Path) -> None:
     weights = {name: (tmp_path / name / "model.safetensors").read_bytes() for name in ("zo", "mezo", "again")}
     assert weights["mezo"] == weights["again"] != weights["zo"]
     assert not (tmp_path / "mezo/trajectory.zoft").exists() and (tmp_path / "zo/trajectory.zoft").exists()
+
+
+def test_a_run_in_lockstep_ends_with_its_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The memory of a step, measured at the end, is that of all points' rows at once."""
+    peaks = []
+    for panels in ("jit", "lockstep"):
+        words = ["recipe=quickstart", "use_cpu=true", "eval_strategy=no", "max_steps=2", "stability=off", "guard=off"]
+        assert main([*words, f"zo_panels={panels}", "disable_tqdm=true", f"output_dir={tmp_path / panels}"]) == 0
+        (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("peak memory, a step")]
+        peaks.append(float(line.split()[4]))
+    assert 1.3 * peaks[0] < peaks[1] < 3 * peaks[0]

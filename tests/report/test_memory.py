@@ -102,6 +102,14 @@ def test_a_zeroth_order_step_keeps_no_gradients_and_no_moments():
     assert weights < zo_step_bytes(model, lambda m: m(x).sum()) < 2 * weights
 
 
+def test_a_step_in_lockstep_is_counted_with_all_points_rows():
+    model, x = nn.Sequential(nn.Linear(16, 512, bias=False), nn.Linear(512, 1, bias=False)), torch.ones(64, 16)
+    turns = zo_step_bytes(model, lambda m: m(x).square().mean())
+    at_once = zo_step_bytes(model, lambda m, b: m(b["x"]).square().flatten(), batch={"x": x}, panels="lockstep")
+    hidden = 64 * 512 * 4
+    assert turns + 0.9 * hidden < at_once < turns + 3 * hidden
+
+
 def test_nothing_is_kept_after_counting():
     gc.collect()
     kept = []

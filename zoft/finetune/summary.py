@@ -157,7 +157,10 @@ def step_bytes(method: str, trainer: TaskEvaluation, materials: Materials) -> in
 
     if method == "zo":
         arguments: Any = trainer.args  # a ZOConfig, whose settings these are
-        return zo_step_bytes(materials.model, loss, as_set=True, **arguments.zo_settings().optimizer_settings)
+        settings = arguments.zo_settings().optimizer_settings
+        if settings["panels"] == "lockstep":
+            return zo_step_bytes(materials.model, materials.objective.losses, as_set=True, batch=batch, **settings)
+        return zo_step_bytes(materials.model, loss, as_set=True, **settings)
     return (mezo_step_bytes if method == "mezo" else adamw_step_bytes)(materials.model, loss, as_set=True)
 
 

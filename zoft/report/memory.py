@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -105,24 +105,32 @@ def weight_bytes(model: nn.Module) -> int:
 
 
 def zo_step_bytes(
-    model: nn.Module, loss: Callable[[nn.Module], torch.Tensor], as_set: bool = False, **settings: Any
+    model: nn.Module,
+    loss: Callable[..., torch.Tensor],
+    as_set: bool = False,
+    batch: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> int:
     """Peak bytes of a zeroth-order step on the model's device: its weights and all that two steps make beyond them.
 
     Args:
         model: left as it is; a copy takes the steps.
-        loss: the copy's loss on a batch, the same for every call.
+        loss: of the copy, its loss on a batch, the same for every call; where there is a `batch`, of the copy and a batch, the
+            losses of the examples [B], as `panels="lockstep"` needs them.
         as_set: train what requires gradients in `model`; otherwise all floating parameters.
+        batch: tensors by name.
         settings: of `zoft.optimizer.ZOOptimizer`.
     """
+    from zoft.lockstep import BatchLoss
     from zoft.optimizer import ZOOptimizer
 
     copied = _trainable_copy(model, as_set)
+    closure = (lambda: loss(copied)) if batch is None else BatchLoss(lambda given: loss(copied, given), batch)
 
     def work() -> None:
         optimizer = ZOOptimizer(copied, lr=0.0, **settings)
         for _ in range(2):
-            optimizer.step(lambda: loss(copied))
+            optimizer.step(closure)
 
     return _in_all(copied, work)
 
