@@ -185,3 +185,21 @@ def test_nothing_heavy_is_imported():
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "zo_panels=lockstep", "perturbation=in_place", "zo_distribution=sphere", "zo_rule=hizoo", "zo_shape=small_weights",
+        "guard=rewind", "zo_direction_groups=2",
+    ],
+)  # fmt: skip
+def test_what_a_sharded_model_cannot_have_is_said_before_it_is_loaded(folder, setting: str):
+    more = ["zo_estimator=three_point", "zo_distribution=gaussian"] if "hizoo" in setting else ["zo_directions=2"]
+    words = ["model=x", "task=sst2", "learning_rate=1e-6", "max_steps=3", "fsdp_size=2", *more]
+    assert refusal(*words, setting).startswith(f"command line: {setting} cannot be had with fsdp_size or tp_size")
+
+
+def test_lockstep_cannot_be_streamed(folder):
+    words = ["model=x", "task=sst2", "learning_rate=1e-6", "max_steps=3", "memory_budget=1GB", "zo_panels=lockstep"]
+    assert "zo_panels=lockstep cannot be had with memory_budget" in refusal(*words)

@@ -69,6 +69,12 @@ def test_points_in_lockstep_hold_their_activations_at_once(capsys) -> None:
     assert told[1] == pytest.approx(2 * told[0], rel=0.02) and told[2] == pytest.approx(4 * told[0], rel=0.02)
 
 
+def test_ways_in_which_weights_come_and_go_are_told_without_lockstep(capsys) -> None:
+    _, out, _ = said(capsys, "recipe=quickstart", "zo_panels=lockstep", "gpus=2")
+    ways = [line for line in out.splitlines() if "memory_budget=" in line or "fsdp_size=" in line]
+    assert len(ways) == 2 and all(line.rstrip().endswith("zo_panels=jit") for line in ways)
+
+
 def test_shards_and_replicas_take_their_share() -> None:
     setup = Setup(dtype="bfloat16", rows=16)
     one, eight = step_memory(THIRTEEN, setup), step_memory(THIRTEEN, replace(setup, shards=8))

@@ -10,6 +10,7 @@ from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of, merged
 from zoft.config.recipes import find, read_recipe
 from zoft.config.run import FIRST_ORDER, RecipeNotes, RunSettings
+from zoft.config.sharded import check_sharded_run
 from zoft.config.suggest import did_you_mean
 from zoft.config.training import training_fields
 from zoft.config.values import checked, from_text
@@ -94,6 +95,8 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
             )
         if run.memory_budget is not None:
             check_streamed_run({**vars(run), **vars(zo), **training})
+        if run.sharding:
+            check_sharded_run(vars(zo))
         if run.method == "mezo":
             check_mezo_settings({key: getattr(zo, key) for key in fields_of(ZOSettings) if key in values})
         if run.method in FIRST_ORDER:

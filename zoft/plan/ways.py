@@ -84,7 +84,8 @@ class Plan:
         monitored = config.run.method != "mezo" and config.zo.stability != "off"
         forwards = micro_batches * _population(config) * (MONITOR if monitored else 1.0)
         steps = int(settings.get("max_steps") or 0) or None
-        make = _Maker(sizes, device, forwards, config.zo.zo_distribution == "gaussian", limit)
+        jit = " zo_panels=jit" if config.zo.zo_panels == "lockstep" else ""
+        make = _Maker(sizes, device, forwards, config.zo.zo_distribution == "gaussian", limit, jit)
         return cls(
             config, sizes, setup, device, limit, forwards, steps, tuple(make.all(setup, gpus or 1, _budget(settings)))
         )
@@ -97,6 +98,7 @@ class _Maker:
     forwards: float
     normals: bool
     limit: float
+    jit: str  # what else to write where weights come and go
 
     def all(self, asked: Setup, gpus: int, budget: float | None) -> list[Way]:
         plain = replace(asked, quantization="none")
@@ -109,9 +111,10 @@ class _Maker:
             ways.append(self.one(f"{gpus} replicas", f"accelerate launch --num_processes {gpus}", share, gpus))
             sharded = replace(share, shards=gpus, points=1)
             if asked.quantization == "none" and not asked.in_place:
-                ways.append(
-                    self.one(f"{gpus} shards (FSDP2)", "fully_shard, ZOOptimizer, a loop of your own", sharded, gpus)
+                write = (
+                    f"accelerate launch --num_processes {gpus} … fsdp_size={gpus} zo_light_checkpoints=true{self.jit}"
                 )
+                ways.append(self.one(f"{gpus} shards (FSDP2)", write, sharded, gpus))
         if asked.dtype == "float32" and asked.quantization == "none":
             ways.append(
                 self.one(
@@ -141,7 +144,7 @@ class _Maker:
         seconds = step_seconds(
             self.sizes, setup, self._device(setup), self.forwards, normals=self.normals, streamed=away * block
         )
-        return Way(name, f"memory_budget={budget / 1e9:.4g}GB perturbation=read_only", memory, seconds)
+        return Way(name, f"memory_budget={budget / 1e9:.4g}GB perturbation=read_only{self.jit}", memory, seconds)
 
     def _room(self, setup: Setup) -> float:
         """What a device has, or two thirds of what all weights take where that is enough for them."""

@@ -25,6 +25,7 @@ def check_streamed_run(settings: Mapping[str, Any]) -> None:
     for name, refused, reason in (
         ("method", ("mezo", "adamw", "lora-adamw"), "it writes or differentiates all weights at once; use method=zo"),
         ("perturbation", ("in_place",), "each sweep over the weights would fetch and write all blocks; use read_only"),
+        ("zo_panels", ("lockstep",), "it reads whole weights where they are, and blocks come and go; use jit"),
         ("zo_distribution", ("sphere",), "the length of z is that over all blocks at once; use gaussian"),
         ("zo_rule", ("hizoo",), "its curvatures were never tried with it; use another rule"),
         (
