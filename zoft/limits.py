@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -94,3 +95,20 @@ def check_panels(panels: str, perturbation: str, row_budget: int | None) -> None
                 f"zo_row_budget={row_budget} is of zo_panels=lockstep, and zo_panels={panels} takes one point at a time: "
                 "leave it out, or set that"
             )
+
+
+Excluded = Mapping[
+    str, tuple[tuple[Any, ...], str]
+]  # setting -> values that cannot be had, why and what to take instead
+
+
+def check_excluded(settings: Mapping[str, Any], excluded: Excluded, by: str, *, otherwise: str = "") -> None:
+    """Raises UsageError for the first setting, in the order of `excluded`, whose value something else rules out.
+
+    Args:
+        by: what does.
+        otherwise: another way out, behind the reason.
+    """
+    for name, (values, reason) in excluded.items():
+        if settings.get(name) in values:
+            raise UsageError(f"{name}={settings[name]} cannot be had with {by}: {reason}{otherwise}")

@@ -150,11 +150,8 @@ def _sharded(sharding: Mapping[str, int]) -> Any:
             f"{name}={size} cuts the weights among {size} processes, but {processes} {'was' if processes == 1 else 'were'} "
             f"started: accelerate launch --num_processes {size} …"
         )
-    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in (
-        "1",
-        "true",
-        "yes",
-    )  # as accelerate's launcher says it
+    # as accelerate's launcher says it
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     PartialState(cpu=on_cpu)  # before Transformers makes a group of its own, of which Trainer would know nothing
     cut: Any = {name: size}
     return DistributedConfig(**cut)

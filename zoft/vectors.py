@@ -25,7 +25,7 @@ class Vectors:
             space: whose vectors; those of a model whose weights are streamed or sharded, and long ones, are left out.
             wide: of them, those whose copies are float32 whatever they are stored in.
         """
-        self._space = space
+        self._space, self._wide = space, frozenset(wide)
         self._kept: dict[Slot, torch.Tensor] = {}
         if space.streamed is not None:
             return
@@ -40,8 +40,8 @@ class Vectors:
             self._kept.update((slot, part.view(slot.weight.shape)) for slot, part in zip(slots, parts, strict=True))
 
     def displaced(self, moved: Collection[Slot], moves: Sequence[Move]) -> Mapping[Slot, torch.Tensor]:
-        """Copies of the vectors among `moved`, displaced by `moves`; they stand until the next call."""
-        copies = {slot: copy for slot, copy in self._kept.items() if slot in moved}
+        """Copies of the vectors among `moved`, displaced by `moves`, and of all wide ones; they stand until the next call."""
+        copies = {slot: copy for slot, copy in self._kept.items() if slot in moved or slot in self._wide}
         targets = []
         for slot, copy in copies.items():
             if copy.dtype is slot.weight.dtype:

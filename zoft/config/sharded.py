@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from zoft.errors import UsageError
+from zoft.limits import Excluded, check_excluded
 
-REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
+EXCLUDED: Excluded = {
     "zo_panels": (("lockstep",), "it reads whole weights, and each process holds parts; use jit"),
     "perturbation": (("in_place",), "each process would restore its parts only; use read_only"),
     "zo_distribution": (("sphere",), "the length of z is that over all parts; use gaussian"),
@@ -19,9 +20,7 @@ REFUSED: Mapping[str, tuple[tuple[Any, ...], str]] = {
 
 def check_sharded_run(settings: Mapping[str, Any]) -> None:
     """UsageError for the first of a run's settings, by name, that fsdp_size or tp_size rules out."""
-    for name, (refused, reason) in REFUSED.items():
-        if settings.get(name) in refused:
-            raise UsageError(f"{name}={settings[name]} cannot be had with fsdp_size or tp_size: {reason}")
+    check_excluded(settings, EXCLUDED, "fsdp_size or tp_size")
     if settings.get("zo_direction_groups", 1) > 1:
         raise UsageError(
             f"zo_direction_groups={settings['zo_direction_groups']} cannot be had with fsdp_size or tp_size: all processes "

@@ -219,11 +219,11 @@ class LockstepView:
 
     def _make_vectors(self, points: Sequence[Point], moved: set[Slot]) -> None:
         """Displace norms and biases, in one sweep for each member."""
-        wide = {slot for module in self._wide for slot in self._held[module].values()}
-        while len(self._vectors) < len(points):
-            self._vectors.append(Vectors(self._space, wide))
+        if len(self._vectors) < len(points):
+            wide = {slot for module in self._wide for slot in self._held[module].values()}
+            self._vectors += (Vectors(self._space, wide) for _ in range(len(points) - len(self._vectors)))
         own = zip(self._vectors, points, strict=False)
-        self._early = [vectors.displaced(moved | wide, (Move(point),)) for vectors, point in own]
+        self._early = [vectors.displaced(moved, (Move(point),)) for vectors, point in own]
 
     def _copies(self, slot: Slot, members: slice = slice(None), wide: bool = False) -> list[torch.Tensor]:
         """A parameter at the points of members."""

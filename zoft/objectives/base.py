@@ -26,9 +26,8 @@ class Objective(ABC):
     """Forward passes only; nothing here asks for gradients, and nothing prevents them."""
 
     name: str
-    rows_apart = (
-        False  # whether the loss of an example depends on its own rows alone, however many others the batch has
-    )
+    # whether the loss of an example depends on its own rows alone, however many others the batch has
+    rows_apart = False
 
     @abstractmethod
     def evaluate(self, model: nn.Module, batch: Batch) -> Scored:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zoft.errors import UsageError
-from zoft.limits import size_in_bytes
+from zoft.limits import Excluded, check_excluded, size_in_bytes
 
 
 def check_streaming(memory_budget: str | None, stream_to: str) -> None:
@@ -20,21 +20,18 @@ def check_streaming(memory_budget: str | None, stream_to: str) -> None:
         raise UsageError(f"stream_to must be auto, memory, disk or a folder that exists, but {stream_to!r} was given")
 
 
+EXCLUDED: Excluded = {
+    "method": (("mezo", "adamw", "lora-adamw"), "it writes or differentiates all weights at once; use method=zo"),
+    "perturbation": (("in_place",), "each sweep over the weights would fetch and write all blocks; use read_only"),
+    "zo_panels": (("lockstep",), "it reads whole weights where they are, and blocks come and go; use jit"),
+    "zo_distribution": (("sphere",), "the length of z is that over all blocks at once; use gaussian"),
+    "zo_rule": (("hizoo",), "its curvatures were never tried with it; use another rule"),
+    "quantization": (("nf4", "fp4", "int8"), "quantised weights cannot be moved as they are; use quantization=none"),
+    "guard": (("rewind",), "it keeps copies of all weights in memory; use guard=skip"),
+    "torch_compile": ((True,), "a compiled graph keeps the weights' addresses; set it to false"),
+}
+
+
 def check_streamed_run(settings: Mapping[str, Any]) -> None:
     """UsageError for the first of a run's settings, by name, that cannot be had while blocks are streamed."""
-    for name, refused, reason in (
-        ("method", ("mezo", "adamw", "lora-adamw"), "it writes or differentiates all weights at once; use method=zo"),
-        ("perturbation", ("in_place",), "each sweep over the weights would fetch and write all blocks; use read_only"),
-        ("zo_panels", ("lockstep",), "it reads whole weights where they are, and blocks come and go; use jit"),
-        ("zo_distribution", ("sphere",), "the length of z is that over all blocks at once; use gaussian"),
-        ("zo_rule", ("hizoo",), "its curvatures were never tried with it; use another rule"),
-        (
-            "quantization",
-            ("nf4", "fp4", "int8"),
-            "quantised weights cannot be moved as they are; use quantization=none",
-        ),
-        ("guard", ("rewind",), "it keeps copies of all weights in memory; use guard=skip"),
-        ("torch_compile", (True,), "a compiled graph keeps the weights' addresses; set it to false"),
-    ):
-        if settings.get(name) in refused:
-            raise UsageError(f"{name}={settings[name]} cannot be had with memory_budget: {reason}, or no memory_budget")
+    check_excluded(settings, EXCLUDED, "memory_budget", otherwise=", or no memory_budget")

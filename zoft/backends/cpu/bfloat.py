@@ -61,9 +61,14 @@ def nearest(value):  # type: ignore[no-untyped-def]
 
 
 @njit
+def _signed_bits(word, up, magnitude):  # type: ignore[no-untyped-def]
+    """The bits of scale or -scale, by one bit of a word."""
+    return np.uint32(np.uint32(shift_left(word, up) & _SIGN) ^ magnitude)
+
+
+@njit
 def _signed(words, i, up, magnitude):  # type: ignore[no-untyped-def]
-    """scale or -scale, by one bit of a word."""
-    return float_of(np.uint32(np.uint32(shift_left(load_u32(words, i), up) & _SIGN) ^ magnitude))
+    return float_of(_signed_bits(load_u32(words, i), up, magnitude))
 
 
 @njit
@@ -104,11 +109,11 @@ def _dithered(value, bits, i, down):  # type: ignore[no-untyped-def]
 @njit
 def _stepped(value, word, up, back, change, bits, high, next_word, ahead):  # type: ignore[no-untyped-def]
     """One element between two steps: back along z, the update along z, on along the next z; its lower half is still there."""
-    term = np.uint32(np.uint32(shift_left(word, up) & _SIGN) ^ back)
+    term = _signed_bits(word, up, back)
     value = float_of(np.uint32(nearest(value + float_of(term)) & _HIGH))
     dither = np.uint32(bits >> _U16) if high else np.uint32(bits & _LOW)
     value = float_of(np.uint32(np.uint32(bits_of(value + float_of(np.uint32(term ^ change))) + dither) & _HIGH))
-    return nearest(value + float_of(np.uint32(np.uint32(shift_left(next_word, up) & _SIGN) ^ ahead)))
+    return nearest(value + float_of(_signed_bits(next_word, up, ahead)))
 
 
 @njit
@@ -203,20 +208,25 @@ def draw_halves(words, stride, block, count, target, tag, seed, step):  # type: 
 
 
 @njit
-def _draw_rounding(moves, move, target, block, width, scratch):  # type: ignore[no-untyped-def]
-    """The rounding bits of 8 rows from block `block` on."""
-    seed, step = moves[move, MOVE.seed], moves[move, MOVE.step]
-    draw_halves(scratch[SCRATCH.bits], scratch[SCRATCH.stride], block, width, target, _TAG, seed, step)
+def _dithered_move(moves, target):  # type: ignore[no-untyped-def]
+    """The one that is rounded stochastically; -1: none is."""
+    if target[TARGET.rounding] == STOCHASTIC:
+        for move in range(len(moves)):
+            if moves[move, MOVE.nearest] == 0:
+                return move
+    return -1
 
 
 @njit
-def _is_step(moves, terms, target):  # type: ignore[no-untyped-def]
+def _is_step(moves, terms, target, dithered):  # type: ignore[no-untyped-def]
     """Are these the moves of `_step_signs`?"""
-    if len(moves) != 3 or target[TARGET.sink] != target[TARGET.source] or target[TARGET.rounding] != STOCHASTIC:
-        return False
-    if moves[0, MOVE.nearest] == 0 or moves[1, MOVE.nearest] != 0 or moves[2, MOVE.nearest] == 0:
-        return False
-    return same_direction(terms, moves[0, MOVE.first], moves[1, MOVE.first])
+    in_place = target[TARGET.sink] == target[TARGET.source]
+    return (
+        in_place
+        and len(moves) == 3
+        and dithered == 1
+        and same_direction(terms, moves[0, MOVE.first], moves[1, MOVE.first])
+    )
 
 
 @njit
@@ -245,7 +255,8 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
     left, width, stop = item[ITEM.column], item[ITEM.columns], item[ITEM.row] + item[ITEM.rows]
     stride, odd, fan = scratch[SCRATCH.stride], 4 * ((width + 1) >> 1), target[TARGET.fan]
     drawn, drawn_bits = np.int64(-1), np.int64(-1)
-    whole_step = _is_step(moves, terms, target)
+    dithered = _dithered_move(moves, target)
+    whole_step = _is_step(moves, terms, target, dithered)
     for row in range(item[ITEM.row], stop):
         if row >> 7 != drawn:
             drawn = row >> 7
@@ -257,11 +268,13 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
                     draw_halves(at, stride, block, width, target, terms[term, TERM.tag], seed, step)
         lane, start = row & 127, 2 * ((row - target[TARGET.row]) * columns + left)
         words = scratch[SCRATCH.words] + 4 * stride * (lane >> 5)
+        bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 7) >> 1)
+        if dithered >= 0 and row >> 3 != drawn_bits:
+            drawn_bits = row >> 3
+            block = drawn_bits * total + target[TARGET.column] + left
+            seed, step = moves[dithered, MOVE.seed], moves[dithered, MOVE.step]
+            draw_halves(scratch[SCRATCH.bits], stride, block, width, target, _TAG, seed, step)
         if whole_step:
-            if row >> 3 != drawn_bits:
-                drawn_bits = row >> 3
-                _draw_rounding(moves, 1, target, drawn_bits * total + target[TARGET.column] + left, width, scratch)
-            bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 7) >> 1)
             following = words + 32 * stride
             _step_signs(
                 sink + start, words, words + odd, lane & 31, np.float32(scales[moves[0, MOVE.first]]),
@@ -283,10 +296,5 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
             else:
                 if first:
                     _copy(at, source + start, width)
-                if row >> 3 != drawn_bits:
-                    drawn_bits = row >> 3
-                    block = drawn_bits * total + target[TARGET.column] + left
-                    _draw_rounding(moves, move, target, block, width, scratch)
-                bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 7) >> 1)
                 _dither_signs(at, words, words + odd, lane & 31, scale, bits, bits + odd, (lane & 1) * 16, width)
             words += 16 * stride

@@ -100,9 +100,8 @@ def _pointer() -> Any:
     return pointer
 
 
-fetch_add = (
-    _fetch_adder()
-)  # adds to the int64 at an address, and returns what was there: no two threads are given the same
+# adds to the int64 at an address, and returns what was there: no two threads are given the same
+fetch_add = _fetch_adder()
 pointer = _pointer()  # an address as numba's `carray` wants it
 prefetch = _prefetcher()  # asks for the cache line at an address; any address will do
 load_f32, store_f32 = _loader(types.float32), _storer(types.float32)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from zoft.backends.base import Move, Rounding, Target
+from zoft.backends.base import Factors, Move, Rounding, Target
 from zoft.directions import Direction, Distribution, Domain
 from zoft.errors import UsageError
 
@@ -117,8 +117,6 @@ class JobFields(NamedTuple):
 TARGET, ITEM, MOVE, TERM, SCRATCH = TargetColumns(), ItemColumns(), MoveColumns(), TermColumns(), ScratchColumns()
 JOB = JobFields()
 
-Factors = Mapping[Direction, tuple[torch.Tensor, torch.Tensor]]
-
 _KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
 _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
 
@@ -144,7 +142,7 @@ class Moves:
         return max(TILE_COLUMNS, min(_MAX_COLUMNS, lanes))
 
 
-def tabulate(moves: Sequence[Move], rounding: Rounding, made: Factors | None = None) -> Moves:
+def tabulate(moves: Sequence[Move], rounding: Rounding, made: Mapping[Direction, Factors] | None = None) -> Moves:
     """The tables of a list of moves. The last tuple's are kept: all modules of a pass are given the same one.
 
     The same and not an equal one: 0.0 equals -0.0, and what they add to -0.0 differs.
@@ -166,7 +164,7 @@ def tabulate(moves: Sequence[Move], rounding: Rounding, made: Factors | None = N
 _last: tuple[Sequence[Move], Rounding, Moves | None] = ((), Rounding.NEAREST, None)
 
 
-def _tabulate(moves: Sequence[Move], rounding: Rounding, made: Factors) -> Moves:
+def _tabulate(moves: Sequence[Move], rounding: Rounding, made: Mapping[Direction, Factors]) -> Moves:
     rows: list[tuple[int, ...]] = []
     terms: list[tuple[int, ...]] = []
     scales: list[float] = []
