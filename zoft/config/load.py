@@ -18,7 +18,7 @@ from zoft.errors import UsageError
 from zoft.stability.lab.settings import LabSettings
 from zoft.streaming.settings import check_streamed_run
 from zoft.trainer.mezo_settings import check_mezo_settings
-from zoft.trainer.refused import check_launch, check_training_settings
+from zoft.trainer.refused import check_launch, check_smoothing, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
 COMMAND_LINE = "command line"
@@ -88,11 +88,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         asked = EvaluationSettings(**{key: values[key] for key in fields_of(EvaluationSettings) if key in values})
         training = {key: values[key] for key in values if key in training_fields()}
         check_training_settings(training, gradients=run.method in FIRST_ORDER)
-        if training.get("label_smoothing_factor"):
-            raise UsageError(
-                f"label_smoothing_factor={training['label_smoothing_factor']}: a task's objective computes its own loss, of "
-                "the labels as they are; leave it out"
-            )
+        check_smoothing(training.get("label_smoothing_factor"), "a task's objective")
         if run.memory_budget is not None:
             check_streamed_run({**vars(run), **vars(zo), **training})
         if run.sharding:

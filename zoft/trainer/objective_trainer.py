@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from zoft.errors import UsageError
+from zoft.trainer.refused import check_smoothing
 from zoft.trainer.renamed import RenamedWeights
 
 
@@ -31,11 +31,8 @@ class ObjectiveTrainer(RenamedWeights, Trainer):
         Raises:
             UsageError: labels are to be smoothed, which an objective does not do.
         """
-        if objective is not None and args is not None and args.label_smoothing_factor:
-            raise UsageError(
-                f"label_smoothing_factor={args.label_smoothing_factor}: an objective computes its own loss, of the labels as "
-                "they are; leave it out"
-            )
+        if objective is not None and args is not None:
+            check_smoothing(args.label_smoothing_factor, "an objective")
         self.objective: Any = objective
         self.forwards = 0  # losses of micro-batches taken in training on this rank; evaluations do not count
         super().__init__(model, args, **kwargs)

@@ -86,6 +86,14 @@ def check_training_settings(values: Mapping[str, Any], gradients: bool = False) 
         check_checkpoint(checkpoint)
 
 
+def check_smoothing(factor: float | None, whose: str) -> None:
+    """Raises UsageError: labels are to be smoothed, and the loss is `whose` own."""
+    if factor:
+        raise UsageError(
+            f"label_smoothing_factor={factor}: {whose} computes its own loss, of the labels as they are; leave it out"
+        )
+
+
 def check_checkpoint(folder: str) -> None:
     """UsageError unless `folder` holds a checkpoint of the Trainer."""
     path = Path(folder)
