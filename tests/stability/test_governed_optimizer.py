@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from zoft.backends import Term
+from zoft.directions import Blocks, RandomMask, SmallWeights
 from zoft.errors import UsageError
 from zoft.estimate import Flag
 from zoft.governor import Decision, Request
@@ -208,3 +209,31 @@ def test_the_guard_wants_a_rewind_when_jumps_persist_and_otherwise_accepts_a_new
         assert not any(flags[:30]) and all(flags[30:34])
         assert steering.rewind_wanted == may_rewind and len(flags) == (34 if may_rewind else 40)
         assert may_rewind or not any(flags[34:])
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("ways", "expected"),
+    [
+        ({}, 65),
+        ({"blocks": Blocks(2, "random")}, None),  # 56 or 9: what is expected is what moves
+        ({"form": SmallWeights(0.75)}, None),
+        ({"form": RandomMask(0.75)}, 48 / 4 + 8 + 8 / 4 + 1),
+        ({"form": RandomMask(0.75), "blocks": Blocks(2)}, 48 / 4 + 8),
+    ],
+)
+def test_the_drift_bound_counts_the_weights_that_a_step_moves(ways, expected, seed) -> None:
+    """Of one direction of signs, n weights go |lr p| sqrt(n): share x ||w_0|| where n is what the bound counts."""
+    model = network().double()
+    optimizer = ZOOptimizer(model, lr=1e3, seed=seed, **ways)
+    start = torch.cat([weight.detach().flatten() for weight in model.parameters()])
+    only_drift = StabilitySettings(stability_margin=None, stability_descent_margin=None, stability_drift=0.01, guard="off")
+    steering = govern(optimizer, only_drift)
+    optimizer.step(lambda: (model(DATA.double()).squeeze(-1) - DATA.sum(-1)).square().mean())
+    walked = torch.cat([weight.detach().flatten() for weight in model.parameters()]) - start
+    moved = int(walked.count_nonzero())
+    assert moved < 65 or not ways
+    drawn = 1.0 if expected is None else math.sqrt(moved / expected)  # a random mask lets more or fewer through
+    assert steering.monitor.bound == "drift"
+    assert float(walked.norm() / start.norm()) == pytest.approx(0.01 * drawn, rel=1e-9)
+    assert steering.monitor.drift == pytest.approx(0.01)

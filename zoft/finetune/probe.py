@@ -172,6 +172,7 @@ def measure(config: RunConfig) -> Report:
         reference_norm(materials.model, prober.space),
         forwards=len(taken.population(prober.source.at(0, zo.zo_directions))),
         lean=taken.lean,
+        sizes=() if masked is None else (prober.space.elements_of(0, masked.density),),
         tail=None if zo.form is None else zo.form.tail(prober.space.matrices),
     )
     advice = advise(measured, around, zo)

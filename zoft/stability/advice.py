@@ -67,8 +67,8 @@ def advise(measured: Measured, around: Surroundings, settings: StabilitySettings
         descent_edge(max(hoped, sure), least, directions=q) / gain / around.heavy,
     )
     drift = math.inf
-    if settings.stability_drift is not None and around.grown and rms > 0.0:
-        drift = settings.stability_drift * around.weights_norm / (rms * math.sqrt(around.elements / q)) / gain
+    if settings.stability_drift is not None and around.grown() and rms > 0.0:
+        drift = settings.stability_drift * around.weights_norm / (rms * math.sqrt(around.moving() / q)) / gain
     edge = _edge(measured, rule, gain, q)
     allowed = edge[1] / around.heavy
     if around.tail is not None:

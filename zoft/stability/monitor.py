@@ -8,6 +8,8 @@ moves as far (`zoft.stability.spending`), with Tr the pessimistic trace of `Curv
     descent     margin x 2 q sf / Tr                     above 2 q sf / Tr a step raises the expected loss         (9)
     drift       share x ||w_0|| / (p_rms sqrt(d / q))    relative distance that noise walks in one step; none      (17)
                                                          where ||w_0|| <= eps sqrt(d): no weights to keep yet
+                                                         (d here: the weights that the step moves, of a random
+                                                         mask as many as are expected)
     noise       sqrt(2 x most q / (Tr p_rms^2))          what one step's noise costs, in units of the loss        (10)
 
 Where no trace is positive (a saddle, a ridge, a loss that is linear) learning_rate=auto has nothing to divide by; it
@@ -67,24 +69,22 @@ class Surroundings:
         """Of one training step."""
         return self.forwards or 2 * self.directions
 
-    def moving(self, step: int) -> int:
-        """How many weights this step moves."""
-        return self.sizes[self.block(step) or 0] if self.sizes else self.elements
+    def moving(self, block: int = 0) -> int:
+        """How many weights a step of this block moves, of a random mask in the mean."""
+        return self.sizes[block] if self.sizes else self.elements
 
     @property
     def heavy(self) -> float:
         """How far below 2 q / Tr every step size is stable, where there is no closed form; (S1) of docs/methods.md."""
         return 1.0 if self.tail is None else self.tail + self.directions - 1.0
 
-    @property
-    def pair(self) -> float:
-        """Distance of the training losses from the weights, eps sqrt(d) [length]."""
-        return self.eps * math.sqrt(self.elements)
+    def pair(self, block: int = 0) -> float:
+        """Distance of the training losses from the weights, eps sqrt(d), d those that move [length]."""
+        return self.eps * math.sqrt(self.moving(block))
 
-    @property
-    def grown(self) -> bool:
+    def grown(self, block: int = 0) -> bool:
         """Are there weights to keep: larger than the distance at which losses are taken. A fresh head of zeros is not."""
-        return self.weights_norm > self.pair
+        return self.weights_norm > self.pair(block)
 
 
 class StabilityMonitor:
@@ -164,7 +164,7 @@ class StabilityMonitor:
         if self.bound != "none":
             self.bounded[self.bound] = self.bounded.get(self.bound, 0) + 1
         self.lr_requested, self.lr_used = wanted, lr
-        self._account(evidence.step, lr * self._gain, square)
+        self._account(lr * self._gain, square)
         return Decision(lr, capped=self.bound != "none")
 
     def _normalised(self, now: float) -> float:
@@ -194,7 +194,7 @@ class StabilityMonitor:
                 found["descent"] = settings.stability_descent_margin * edge * signal
             if settings.stability_noise is not None and rms > 0.0:
                 found["noise"] = math.sqrt(2.0 * settings.stability_noise * q / trace) / rms
-        if settings.stability_drift is not None and rms > 0.0 and self.around.grown:
+        if settings.stability_drift is not None and rms > 0.0 and self.around.grown(self.curvature.block):
             found["drift"] = self._walk(settings.stability_drift * self.around.weights_norm, rms)
         return found
 
@@ -204,7 +204,8 @@ class StabilityMonitor:
 
     def _walk(self, length: float, rms: float) -> float:
         """eta_e at which the noise of one step moves the weights by `length`; (17)."""
-        return length / (rms * self.around.stretch() * math.sqrt(self.around.elements / self.around.directions))
+        moving = self.around.moving(self.curvature.block)
+        return length / (rms * self.around.stretch() * math.sqrt(moving / self.around.directions))
 
     def _left_edge(self, trace: float) -> float:
         """The sufficient edge of (6) in eta_e; no bound while l_1 is not known."""
@@ -235,8 +236,8 @@ class StabilityMonitor:
                 "no positive curvature in %d steps: learning_rate=auto goes by the distance of a step instead, "
                 "until a trace can be believed (%d readings could not)", self.steps, self.curvature.held,
             )  # fmt: skip
-        share, around = self.settings.stability_drift, self.around
-        length = share * around.weights_norm if share is not None and around.grown else around.pair
+        share, around, block = self.settings.stability_drift, self.around, self.curvature.block
+        length = share * around.weights_norm if share is not None and around.grown(block) else around.pair(block)
         eta = self._walk(self.settings.stability_auto_margin * length, rms) if rms > 0.0 else math.inf
         return self._settle(eta, math.inf)
 
@@ -248,13 +249,13 @@ class StabilityMonitor:
         self._chosen[block] = before if math.isinf(eta) else min(eta, limit)
         return self._chosen[block]
 
-    def _account(self, step: int, eta: float, square: float) -> None:
-        around, trace = self.around, self.curvature.seen.value
+    def _account(self, eta: float, square: float) -> None:
+        around, trace, block = self.around, self.curvature.seen.value, self.curvature.block
         if math.isfinite(trace):
             self.noise_paid += noise_paid(eta, trace, square, around.directions)
-        if around.grown:
-            length = eta * around.stretch()
-            self.drift = drift(length, square, around.weights_norm, around.moving(step), around.directions, self.drift)
+        if around.grown(block):
+            length, moving = eta * around.stretch(), around.moving(block)
+            self.drift = drift(length, square, around.weights_norm, moving, around.directions, self.drift)
         self.steps += 1
 
     @property
