@@ -1,8 +1,8 @@
-"""Settings that name one of a few words: checked where the dataclass is made, whoever makes it."""
+"""Settings that name one of a few words, and settings that only some words read: checked where the dataclass is made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from types import NoneType
@@ -27,6 +27,25 @@ def check_choices(settings: Any) -> None:
         raise UsageError(
             f"{name} must be one of {', '.join(words)}, but {value!r} was given{nearest(str(value), words)}"
         )
+
+
+# Setting -> (the setting whose word decides whether it is read, the words with which it is)
+ReadBy = Mapping[str, tuple[str, tuple[str, ...]]]
+
+
+def check_read(settings: Any, read_by: ReadBy) -> None:
+    """Each setting in `read_by` that was changed is one that something reads.
+
+    Raises:
+        UsageError: the first one that nothing would read.
+    """
+    for name, (owner, words) in read_by.items():
+        value, word = getattr(settings, name), getattr(settings, owner)
+        if value != getattr(type(settings), name) and word not in words:
+            raise UsageError(
+                f"{name}={value} is of {owner}={' and '.join(words)}, and {owner}={word} does not read it: leave it out, or "
+                f"set {owner}={words[0]}"
+            )
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

@@ -203,3 +203,52 @@ def test_what_a_sharded_model_cannot_have_is_said_before_it_is_loaded(folder, se
 def test_lockstep_cannot_be_streamed(folder):
     words = ["model=x", "task=sst2", "learning_rate=1e-6", "max_steps=3", "memory_budget=1GB", "zo_panels=lockstep"]
     assert "zo_panels=lockstep cannot be had with memory_budget" in refusal(*words)
+
+
+@pytest.mark.parametrize(
+    ("words", "owner"),
+    [
+        (["stability=off", "stability_every=5"], "stability=cap and report, and stability=off"),
+        (["stability=off", "stability_margin=none"], "stability=cap and report, and stability=off"),
+        (["guard=off", "guard_threshold=5"], "guard=skip and rewind, and guard=off"),
+        (["guard=off", "guard_patience=2"], "guard=skip and rewind, and guard=off"),
+        (["guard_rise=2"], "guard=rewind, and guard=skip"),
+        (["zo_rank=4"], "zo_shape=low_rank and subspace, and zo_shape=dense"),
+    ],
+)
+def test_a_setting_that_nothing_would_read_is_refused(folder, words, owner):
+    message = refusal("recipe=quickstart", *words)
+    name = words[-1].partition("=")[0]
+    assert message.startswith(f"command line: {name}=") and f"is of {owner} does not read it: leave it out" in message
+
+
+def test_what_a_later_layer_turns_off_takes_the_settings_of_earlier_ones_with_it(folder):
+    """Also along a chain of recipes; but a recipe that says both, or a command line that adds to what is off, is refused."""
+    far = "model: m\nstability_every: 9\nguard: rewind\nguard_rise: 2\nzo_rule: momentum\nzo_momentum: 0.5\n"
+    write(folder / "recipes/far.yaml", far)
+    write(folder / "recipes/near.yaml", "base: far\nstability: off\nguard: off\n")
+    for words in (["recipe=near"], ["recipe=far", "stability=off", "guard=off"]):
+        config = load_config(words, {})
+        assert config.zo.stability == config.zo.guard == "off" and config.zo.guard_rise == 3.0
+        assert not {"stability_every", "guard_rise"} & config.settings().keys() and config.zo.zo_momentum == 0.5
+    assert load_config(["recipe=far", "zo_rule=sgd"], {}).zo.zo_momentum == 0.9
+    assert refusal("recipe=near", "stability_every=9").startswith("command line: stability_every=9 is of stability=cap")
+    write(folder / "recipes/both.yaml", "model: m\nguard: off\nguard_patience: 2\n")
+    assert refusal("recipe=both").startswith("recipes/both.yaml: guard_patience=2 is of guard=skip")
+
+
+def test_mezo_means_what_it_needs_and_says_what_it_left_out(folder):
+    """Of a recipe; what the same words ask for is refused, also where a recipe says both."""
+    config = load_config(["recipe=opt-13b-sst2", "method=mezo"], {})
+    assert config.remarks == (
+        "method=mezo is MeZO's own step, which has no stability=report: left out of the recipe",
+    )
+    assert "stability" not in config.settings() and config.settings()["guard"] == "off"
+    assert load_config(["recipe=opt-13b-sst2", "method=mezo", "stability=off"], {}).remarks == ()
+    for words in (["stability=report"], ["zo_directions=2"], ["zo_panels=lockstep"]):
+        assert f"{words[0]} cannot be had with method=mezo" in refusal("recipe=opt-13b-sst2", "method=mezo", *words)
+    write(folder / "recipes/mine.yaml", "base: opt-13b-sst2-zoft\nmethod: mezo\n")
+    left = load_config(["recipe=mine"], {}).remarks[0]
+    assert all(f" {name}=" in left for name in ("zo_distribution", "perturbation", "stability", "guard"))
+    write(folder / "recipes/mine.yaml", "base: opt-13b-sst2\nmethod: mezo\nguard: skip\n")
+    assert refusal("recipe=mine").startswith("recipes/mine.yaml: guard=skip cannot be had with method=mezo")

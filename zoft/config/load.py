@@ -8,7 +8,8 @@ from typing import Any
 
 from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of, merged
-from zoft.config.recipes import find, read_recipe
+from zoft.config.overridden import unlike_mezo, unread
+from zoft.config.recipes import Layer, find, read_recipe
 from zoft.config.run import FIRST_ORDER, RecipeNotes, RunSettings
 from zoft.config.sharded import check_sharded_run
 from zoft.config.suggest import did_you_mean
@@ -17,7 +18,7 @@ from zoft.config.values import checked, from_text
 from zoft.errors import UsageError
 from zoft.stability.lab.settings import LabSettings
 from zoft.streaming.settings import check_streamed_run
-from zoft.trainer.mezo_settings import check_mezo_settings
+from zoft.trainer.mezo_settings import check_mezo_settings, written
 from zoft.trainer.refused import check_launch, check_smoothing, check_training_settings
 from zoft.trainer.settings import ZOSettings
 
@@ -38,6 +39,7 @@ class RunConfig:
     lab: LabSettings = field(default_factory=LabSettings)  # of task=eos
     sources: dict[str, str] = field(default_factory=dict)  # setting -> the file, or "command line", it came from
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)  # of `zoft evaluate`
+    remarks: tuple[str, ...] = ()  # lines that a run says of its settings when it starts
 
     def settings(self) -> dict[str, Any]:
         """Every setting that was given, by its flat name: what to write down to repeat the run."""
@@ -69,20 +71,13 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     known = known_settings()
     name, command_line = _parse(argv)
     recipe = read_recipe(name) if name is not None else None
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for layer in recipe.layers if recipe else ():
-        for key, value in layer.settings.items():
-            values[key] = _checked(known, key, value, layer.source)
-            sources[key] = layer.source
-    for key, text in command_line:
-        owner = key.partition(".")[0]
-        values[owner] = _from_command_line(known, key, text, values.get(owner))
-        sources[owner] = COMMAND_LINE
+    values, sources, remarks = _together(known, recipe.layers if recipe else (), command_line)
     try:
         check_launch(environ)
         _mean_lora(values, sources)
         run = RunSettings(**{key: values[key] for key in fields_of(RunSettings) if key in values})
+        if run.method == "mezo":  # before settings that it does not have are held against each other
+            check_mezo_settings({key: values[key] for key in fields_of(ZOSettings) if key in values})
         zo = ZOSettings(**{key: values[key] for key in fields_of(ZOSettings) if key in values})
         lab = LabSettings(**{key: values[key] for key in fields_of(LabSettings) if key in values})
         asked = EvaluationSettings(**{key: values[key] for key in fields_of(EvaluationSettings) if key in values})
@@ -93,8 +88,6 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
             check_streamed_run({**vars(run), **vars(zo), **training})
         if run.sharding:
             check_sharded_run(vars(zo))
-        if run.method == "mezo":
-            check_mezo_settings({key: getattr(zo, key) for key in fields_of(ZOSettings) if key in values})
         if run.method in FIRST_ORDER:
             _refuse_zo_settings(run.method, sources)
         if run.method != "zo" and training.get("learning_rate") == "auto":
@@ -107,7 +100,35 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         raise UsageError(f"no model: {_how_to_start(recipe is not None)}")
     if recipe is None:
         return RunConfig(run, training, zo, lab=lab, sources=sources, evaluation=asked)
-    return RunConfig(run, training, zo, recipe.name, recipe.notes, lab, sources, asked)
+    return RunConfig(run, training, zo, recipe.name, recipe.notes, lab, sources, asked, remarks)
+
+
+def _together(
+    known: Mapping[str, Field], layers: Sequence[Layer], command_line: Sequence[tuple[str, str]]
+) -> tuple[dict[str, Any], dict[str, str], tuple[str, ...]]:
+    """What all layers and the command line say, where each setting is from, and what there is to say of it.
+
+    Settings of an earlier layer that a later one left nothing to be read by are not among them.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    order: dict[str, int] = {}  # setting -> number of its layer
+    for number, layer in enumerate(layers):
+        for key, value in layer.settings.items():
+            values[key] = _checked(known, key, value, layer.source)
+            sources[key], order[key] = layer.source, number
+    for key, text in command_line:
+        owner = key.partition(".")[0]
+        values[owner] = _from_command_line(known, key, text, values.get(owner))
+        sources[owner], order[owner] = COMMAND_LINE, len(layers)
+    foreign = {name: values[name] for name in unlike_mezo(values, order)}
+    for name in {*foreign, *unread(values, order)}:
+        del values[name], sources[name]
+    if not foreign:
+        return values, sources, ()
+    settings = ", ".join(f"{name}={written(value)}" for name, value in foreign.items())
+    remark = f"method=mezo is MeZO's own step, which has no {settings}: left out of the recipe"
+    return values, sources, (remark,)
 
 
 def _mean_lora(values: dict[str, Any], sources: Mapping[str, str]) -> None:

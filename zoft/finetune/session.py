@@ -136,6 +136,7 @@ def opening_words(config: RunConfig, trainer: TaskEvaluation, materials: Materia
         f"{config.recipe or 'run'}: {config.run.model}, {moving:,} of {weights:,} weights trained, {materials.model.dtype}",
         f"{materials.task.name}: {sizes}",
         f"{trainer.args.world_size} process(es) on {trainer.args.device}; kept in {trainer.args.output_dir}",
+        *config.remarks,
         *materials.notes,
     ]
     return "\n".join(lines)

@@ -28,6 +28,7 @@ def text(plan: Plan) -> str:
         f"tuning={setup.tuning}" + ("" if setup.quantization == "none" else f", quantization={setup.quantization}"),
         f"a step: {plan.forwards:.4g} forwards of {setup.rows} x {setup.tokens} tokens",
         f"on {device.name}: {plan.limit / 1e9:.4g} GB, {device.bandwidth / 1e9:,.0f} GB/s, {rates}",
+        *config.remarks,
         "",
         _table(lines),
         "",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
-from zoft.choices import check_choices
+from zoft.choices import ReadBy, check_choices, check_read
 from zoft.errors import UsageError
 from zoft.limits import check_count, check_not_negative, check_positive, check_share
 
@@ -62,3 +62,12 @@ class StabilitySettings:
                 f"learning_rate=auto is chosen by the stability monitor, which stability={self.stability} keeps from "
                 "acting; leave stability at cap, or give a learning rate"
             )
+        check_read(self, READ_BY)
+
+
+READ_BY: ReadBy = {  # settings that nothing would read where the monitor or the guard is off
+    **{name: ("stability", ("cap", "report")) for f in fields(StabilitySettings) if (name := f.name).startswith("stability_")},
+    "guard_threshold": ("guard", ("skip", "rewind")),
+    "guard_patience": ("guard", ("skip", "rewind")),
+    "guard_rise": ("guard", ("rewind",)),
+}

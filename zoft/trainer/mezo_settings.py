@@ -27,17 +27,27 @@ FIXED: Mapping[str, Any] = {
 }
 
 
+def honoured(name: str, value: Any) -> bool:
+    """Whether MeZO's procedure has this value of a zeroth-order setting.
+
+    >>> honoured("zo_eps", 0.01), honoured("guard", "off"), honoured("guard", "skip")
+    (True, True, False)
+    """
+    return name in TAKEN or (name in FIXED and value == FIXED[name])
+
+
 def check_mezo_settings(given: Mapping[str, Any]) -> None:
     """UsageError for the first of the zeroth-order settings in `given` that MeZO's published procedure does not have."""
     for name, value in given.items():
-        if name in TAKEN or (name in FIXED and value == FIXED[name]):
+        if honoured(name, value):
             continue
-        way = f"set {name}={_written(FIXED[name])}, or" if name in FIXED else f"leave {name} out, or"
+        way = f"set {name}={written(FIXED[name])}, or" if name in FIXED else f"leave {name} out, or"
         raise UsageError(
-            f"{name}={_written(value)} cannot be had with method=mezo, which is MeZO's own procedure as it was published "
+            f"{name}={written(value)} cannot be had with method=mezo, which is MeZO's own procedure as it was published "
             f"(Gaussian noise, in place, no monitor, no log); {way} use method=zo"
         )
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """As on a command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from zoft.choices import ReadBy, check_read
 from zoft.errors import UsageError
 from zoft.limits import check_count, check_directions, check_panels, check_positive, check_seed, check_share
 from zoft.schedule import Schedule
@@ -16,12 +17,15 @@ FACTORED, MASKED = ("low_rank", "subspace"), ("random_mask", "small_weights")
 # Rules with a second moment for every weight -> the rule that they are along one direction of signs.
 ALREADY = {"full_adam": "adam zo_momentum_buffer=full", "adamezo": "adam"}
 TENSORS = ("full_adam", "adamezo")  # rules whose displacement is a tensor, which no mask of small weights reaches
-OF_RULES = {  # settings that only some rules read
-    "zo_momentum": ("momentum", "adam", "full_adam", "adamezo", "muon"),
-    "zo_beta2": ("adam", "full_adam", "adamezo"),
-    "zo_momentum_window": ("momentum", "adam", "adamezo", "muon"),
-    "zo_momentum_buffer": ("momentum", "adam"),
-    "zo_hessian_smoothing": ("hizoo",),
+READ_BY: ReadBy = {  # settings that only some rules or shapes read
+    "zo_momentum": ("zo_rule", ("momentum", "adam", "full_adam", "adamezo", "muon")),
+    "zo_beta2": ("zo_rule", ("adam", "full_adam", "adamezo")),
+    "zo_momentum_window": ("zo_rule", ("momentum", "adam", "adamezo", "muon")),
+    "zo_momentum_buffer": ("zo_rule", ("momentum", "adam")),
+    "zo_hessian_smoothing": ("zo_rule", ("hizoo",)),
+    "zo_rank": ("zo_shape", FACTORED),
+    "zo_refresh": ("zo_shape", (*FACTORED, "random_mask")),
+    "zo_sparsity": ("zo_shape", MASKED),
 }
 
 
@@ -94,6 +98,7 @@ class ZOSettings(StabilitySettings):
                 "zo_light_checkpoints=true leaves the weights to the log, and zo_trajectory=false keeps none"
             )
         self._check_rule()
+        check_read(self, READ_BY)
         if self.zo_light_checkpoints and self.guard == "rewind":
             raise UsageError(
                 "zo_light_checkpoints=true keeps no weights in a checkpoint, and guard=rewind would need those of the places "
@@ -156,28 +161,8 @@ class ZOSettings(StabilitySettings):
                 "zo_rule=muon takes the orthogonal factor of a gradient through its thin factors, and dense directions have "
                 "none; set zo_shape=low_rank or subspace (with zo_refresh, so that steps share a factor)"
             )
-        self._check_ignored()
-
-    def _check_ignored(self) -> None:
-        """Raises UsageError for a setting that was changed and that nothing would read."""
-        for name, rules in OF_RULES.items():
-            usual = getattr(ZOSettings, name)
-            if getattr(self, name) != usual and self.zo_rule not in rules:
-                raise UsageError(
-                    f"{name}={getattr(self, name)} is of zo_rule={' and '.join(rules)}, and zo_rule={self.zo_rule} has none: "
-                    f"leave it at {usual}, or set that rule"
-                )
-        if self.guard_rise != ZOSettings.guard_rise and self.guard != "rewind":
-            raise UsageError(
-                f"guard_rise={self.guard_rise} is of guard=rewind, and guard={self.guard} does not look at it: leave it at "
-                f"{ZOSettings.guard_rise}, or set guard=rewind"
-            )
 
     def _check_shape(self) -> None:
-        owners = {"zo_rank": FACTORED, "zo_refresh": (*FACTORED, "random_mask"), "zo_sparsity": MASKED}
-        for name, shapes in owners.items():
-            if self.zo_shape not in shapes and getattr(self, name) != getattr(ZOSettings, name):
-                raise UsageError(f"zo_shape={self.zo_shape} has no {name}; set zo_shape={' or '.join(shapes)} with it")
         if not (isinstance(self.zo_sparsity, int | float) and 0.0 <= self.zo_sparsity < 1.0):
             raise UsageError(
                 f"zo_sparsity is the share of a matrix that stands still and must lie in [0, 1), not {self.zo_sparsity!r}"
