@@ -240,9 +240,7 @@ def test_what_a_later_layer_turns_off_takes_the_settings_of_earlier_ones_with_it
 def test_mezo_means_what_it_needs_and_says_what_it_left_out(folder):
     """Of a recipe; what the same words ask for is refused, also where a recipe says both."""
     config = load_config(["recipe=opt-13b-sst2", "method=mezo"], {})
-    assert config.remarks == (
-        "method=mezo is MeZO's own step, which has no stability=report: left out of the recipe",
-    )
+    assert config.remarks == ("method=mezo is MeZO's own step, which has no stability=report: left out of the recipe",)
     assert "stability" not in config.settings() and config.settings()["guard"] == "off"
     assert load_config(["recipe=opt-13b-sst2", "method=mezo", "stability=off"], {}).remarks == ()
     for words in (["stability=report"], ["zo_directions=2"], ["zo_panels=lockstep"]):

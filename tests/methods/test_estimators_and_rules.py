@@ -947,7 +947,10 @@ def test_masks_that_cannot_be_had() -> None:
             {"zo_shape": "small_weights", "zo_rule": "adamezo", "zo_directions": 2},
             "small_weights reads off the weights",
         ),
-        ({"zo_shape": "small_weights", "zo_refresh": 5}, "zo_refresh=5 is of zo_shape=low_rank and subspace and random_mask"),
+        (
+            {"zo_shape": "small_weights", "zo_refresh": 5},
+            "zo_refresh=5 is of zo_shape=low_rank and subspace and random_mask",
+        ),
         ({"zo_shape": "random_mask", "zo_rank": 5}, "zo_rank=5 is of zo_shape=low_rank and subspace"),
         ({"zo_sparsity": 0.5}, "zo_sparsity=0.5 is of zo_shape=random_mask and small_weights"),
         ({"zo_shape": "random_mask", "zo_sparsity": 1.0}, "zo_sparsity is the share"),

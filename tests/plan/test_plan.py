@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 
 from zoft.cli import main
+from zoft.config import load_config
 from zoft.config.book.models import MODELS
 from zoft.config.listing import step_bytes
 from zoft.config.recipes import read_recipe
@@ -16,6 +17,7 @@ from zoft.costs.memory import Setup, step_memory, stored_bytes
 from zoft.costs.seconds import step_seconds
 from zoft.costs.sizes import decoder
 from zoft.plan.shape import counted
+from zoft.plan.ways import Way
 
 THIRTEEN = MODELS["opt-13b"].sizes
 
@@ -73,6 +75,36 @@ def test_ways_in_which_weights_come_and_go_are_told_without_lockstep(capsys) -> 
     _, out, _ = said(capsys, "recipe=quickstart", "zo_panels=lockstep", "gpus=2")
     ways = [line for line in out.splitlines() if "memory_budget=" in line or "fsdp_size=" in line]
     assert len(ways) == 2 and all(line.rstrip().endswith("zo_panels=jit") for line in ways)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["method=mezo"],
+        ["zo_rule=hizoo", "zo_estimator=three_point"],
+        ["guard=rewind"],
+        ["zo_distribution=sphere", "perturbation=read_only"],
+        [],
+    ],
+)
+def test_only_ways_that_the_run_could_be_begun_in_are_told(capsys, monkeypatch, more) -> None:
+    told: list[Way] = []
+    monkeypatch.setattr("zoft.plan.words.text", lambda plan: told.extend(plan.ways) or "")
+    asked = ["recipe=opt-13b-sst2", *more]
+    said(capsys, *asked, "gpus=4", "device=h100", "memory=24GB")
+    assert told[0].name == "as asked for" and "16 bits" in [way.name for way in told]
+    for way in told:
+        assert load_config([*asked, *way.words], {})
+    moving = {"streamed", "4 shards (FSDP2)"} & {way.name for way in told}  # these were told of every run
+    assert moving == ({"streamed"} if not more else set())
+
+
+def test_mezo_is_planned_as_it_steps(capsys) -> None:
+    """In place whatever the recipe says, along normals, without residual bits, and what it leaves out is said."""
+    status, out, _ = said(capsys, "recipe=opt-13b-sst2-zoft", "method=mezo", "device=h200")
+    assert status == 0 and "beside them 0 GB" in out and "method=mezo is MeZO's own step, which has no " in out
+    _, plain, _ = said(capsys, "recipe=opt-13b-sst2-zoft", "device=h200")
+    assert "beside them 25.7 GB" in plain and "streamed" in plain and "streamed" not in out
 
 
 def test_shards_and_replicas_take_their_share() -> None:

@@ -227,7 +227,9 @@ def test_the_drift_bound_counts_the_weights_that_a_step_moves(ways, expected, se
     model = network().double()
     optimizer = ZOOptimizer(model, lr=1e3, seed=seed, **ways)
     start = torch.cat([weight.detach().flatten() for weight in model.parameters()])
-    only_drift = StabilitySettings(stability_margin=None, stability_descent_margin=None, stability_drift=0.01, guard="off")
+    only_drift = StabilitySettings(
+        stability_margin=None, stability_descent_margin=None, stability_drift=0.01, guard="off"
+    )
     steering = govern(optimizer, only_drift)
     optimizer.step(lambda: (model(DATA.double()).squeeze(-1) - DATA.sum(-1)).square().mean())
     walked = torch.cat([weight.detach().flatten() for weight in model.parameters()]) - start

@@ -41,10 +41,22 @@ def main(argv: Sequence[str]) -> int:
     device = device_of(own["device"], dtype)
     limit = size_in_bytes("memory", own["memory"]) if own["memory"] else device.memory
     plan = Plan.of(config, sizes, dtype, device, limit, _count(own, "gpus", 1), _count(own, "tokens", None))
+    plan = plan.only(lambda way: _taken([*rest, *way.words]))
     print(text(plan))
     if not plan.fits(plan.ways[0]):
         raise UsageError(refusal(plan))
     return 0
+
+
+def _taken(words: Sequence[str]) -> bool:
+    """Whether a run with these settings would be begun."""
+    from zoft.config import load_config
+
+    try:
+        load_config(words)
+    except UsageError:
+        return False
+    return True
 
 
 def _split(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +35,11 @@ class Way:
         """Bytes on each device."""
         return self.memory.total
 
+    @property
+    def words(self) -> list[str]:
+        """The run's settings among what is written for it."""
+        return [word for word in self.settings.split() if "=" in word]
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -50,6 +56,10 @@ class Plan:
 
     def fits(self, way: Way) -> bool:
         return way.needed <= self.limit
+
+    def only(self, taken: Callable[[Way], bool]) -> Plan:
+        """Without the ways, besides the first, that the run's other settings rule out."""
+        return replace(self, ways=(self.ways[0], *filter(taken, self.ways[1:])))
 
     @classmethod
     def of(
@@ -81,11 +91,13 @@ class Plan:
         setup = replace(setup, points=_at_once(config, setup.rows))
         setup = replace(setup, beside=with_residuals(sizes, setup, settings, limit))
         micro_batches = int(settings.get("gradient_accumulation_steps") or 1)
-        monitored = config.run.method != "mezo" and config.zo.stability != "off"
+        mezo = config.run.method == "mezo"
+        monitored = not mezo and config.zo.stability != "off"
         forwards = micro_batches * _population(config) * (MONITOR if monitored else 1.0)
         steps = int(settings.get("max_steps") or 0) or None
         jit = " zo_panels=jit" if config.zo.zo_panels == "lockstep" else ""
-        make = _Maker(sizes, device, forwards, config.zo.zo_distribution == "gaussian", limit, jit)
+        normals = mezo or config.zo.zo_distribution == "gaussian"
+        make = _Maker(sizes, device, forwards, normals, limit, jit, mezo)
         return cls(
             config, sizes, setup, device, limit, forwards, steps, tuple(make.all(setup, gpus or 1, _budget(settings)))
         )
@@ -99,6 +111,7 @@ class _Maker:
     normals: bool
     limit: float
     jit: str  # what else to write where weights come and go
+    in_place: bool  # always, whatever is asked for
 
     def all(self, asked: Setup, gpus: int, budget: float | None) -> list[Way]:
         plain = replace(asked, quantization="none")
@@ -116,17 +129,16 @@ class _Maker:
                 )
                 ways.append(self.one(f"{gpus} shards (FSDP2)", write, sharded, gpus))
         if asked.dtype == "float32" and asked.quantization == "none":
-            ways.append(
-                self.one(
-                    "16 bits", "dtype=bfloat16 perturbation=read_only", replace(asked, dtype="bfloat16", in_place=False)
-                )
-            )
+            write = "dtype=bfloat16" + ("" if self.in_place else " perturbation=read_only")
+            ways.append(self.one("16 bits", write, replace(asked, dtype="bfloat16", in_place=self.in_place)))
         if budget is None and asked.quantization == "none":
             read_only = replace(asked, in_place=False, points=1)
             ways.append(self.streamed("streamed", read_only, self._room(read_only)))
         for kind, tuning in (("int8", "lora"), ("nf4", "lora"), ("nf4", "scales")):
             if (asked.quantization, asked.tuning) != (kind, tuning):
-                setup = replace(plain, dtype="bfloat16", tuning=tuning, quantization=kind, in_place=False, beside=0.0)
+                setup = replace(
+                    plain, dtype="bfloat16", tuning=tuning, quantization=kind, in_place=self.in_place, beside=0.0
+                )
                 ways.append(self.one(f"{kind}, {tuning}", f"quantization={kind} tuning={tuning} dtype=bfloat16", setup))
         return ways
 

@@ -66,7 +66,11 @@ class StabilitySettings:
 
 
 READ_BY: ReadBy = {  # settings that nothing would read where the monitor or the guard is off
-    **{name: ("stability", ("cap", "report")) for f in fields(StabilitySettings) if (name := f.name).startswith("stability_")},
+    **{
+        name: ("stability", ("cap", "report"))
+        for f in fields(StabilitySettings)
+        if (name := f.name).startswith("stability_")
+    },
     "guard_threshold": ("guard", ("skip", "rewind")),
     "guard_patience": ("guard", ("skip", "rewind")),
     "guard_rise": ("guard", ("rewind",)),
