@@ -34,6 +34,8 @@ from zoft.tally import Part, Taken, Totals, total
 from zoft.together import check_together
 
 Loss = Callable[[], "torch.Tensor | float"]
+# Settings that a checkpoint does not name because it is older than they are -> what it was trained with.
+BEFORE: dict[str, Any] = {"form": [], "blocks": [], "panels": "jit"}
 
 
 class ZOOptimizer(torch.optim.Optimizer):
@@ -392,14 +394,15 @@ class ZOOptimizer(torch.optim.Optimizer):
                 "the checkpoint's optimizer state was not written by zoft; start a new run from its weights"
             )
         for key, value in self._settings().items():
-            if mine.get(key) != value:
-                raise UsageError(f"the checkpoint was trained with {key} {mine.get(key)!r}, this run has {value!r}")
+            theirs = mine.get(key, BEFORE.get(key))
+            if theirs != value:
+                raise UsageError(f"the checkpoint was trained with {key} {theirs!r}, this run has {value!r}")
         super().load_state_dict(state_dict)
         self.perturbation.take_back()  # from weights that are others now
         self._parts, self._request, self.perturbation.cycles = [], None, 0  # of a step from other weights
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]
-        self.space.load_thresholds(mine["thresholds"])
+        self.space.load_thresholds(mine.get("thresholds", {}))
         if mine["residuals"] is not None:
             self.space.load_residuals(mine["residuals"])
             self.space.momenta.load(mine["momenta"])

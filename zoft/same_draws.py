@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy
@@ -89,6 +90,26 @@ class SameDraws(Generic[T]):
         torch.set_rng_state(states.torch[0])
         for device, state in zip(self._devices, states.torch[1:], strict=True):
             torch.get_device_module(device).set_rng_state(state, *_which(device))
+
+
+@contextmanager
+def kept_draws(devices: Iterable[torch.device]) -> Iterator[None]:
+    """Behind it all generators stand where they stood before it, whatever was drawn inside, also where that raised.
+
+    Args:
+        devices: besides the CPU, where something may draw.
+
+    >>> _ = torch.manual_seed(0)
+    >>> with kept_draws([]):
+    ...     first = torch.rand(()).item()
+    >>> torch.rand(()).item() == first
+    True
+    """
+    back = SameDraws(lambda: None, devices).suspend()
+    try:
+        yield
+    finally:
+        back()
 
 
 def _equal(first: _States, second: _States) -> bool:

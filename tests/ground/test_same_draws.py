@@ -1,11 +1,14 @@
 """A loss that draws random numbers draws the same ones at every point of a step, and training's path stays its own."""
 
+import random
+
+import numpy
 import pytest
 import torch
 from torch import nn
 
 from zoft.optimizer import ZOOptimizer
-from zoft.same_draws import SameDraws
+from zoft.same_draws import SameDraws, kept_draws
 from zoft.stability import StabilitySettings, govern
 from zoft.stability.probes import Prober
 
@@ -86,6 +89,40 @@ def test_a_prober_sees_one_state_in_all_its_losses() -> None:
     prober.probe(prober.directions(2), 2.0**-8, 0.0)
     prober.losses([prober.point(prober.directions(1)[0], 2.0**-8)])
     assert len(drawn) == 6 and len(set(drawn)) == 1
+
+
+class Generators:
+    """A device's module with generators of its own, one a device; each state is a count of draws."""
+
+    def __init__(self) -> None:
+        self.drawn = {0: 5, 1: 7}
+
+    def get_rng_state(self, device: torch.device) -> torch.Tensor:
+        return torch.tensor(self.drawn[device.index])
+
+    def set_rng_state(self, state: torch.Tensor, device: torch.device) -> None:
+        self.drawn[device.index] = int(state)
+
+
+def test_what_is_drawn_inside_moves_no_generator(monkeypatch) -> None:
+    """Neither torch's, on the CPU and on the devices named, nor numpy's, nor Python's; also where the inside raised."""
+    fake = Generators()
+    monkeypatch.setattr(torch, "get_device_module", lambda device: fake)
+
+    def draws() -> tuple[float, float, float]:
+        return torch.rand(()).item(), numpy.random.random(), random.random()
+
+    torch.manual_seed(0)
+    numpy.random.seed(0)
+    random.seed(0)
+    with kept_draws({torch.device("cuda", 0), torch.device("cuda", 1), torch.device("cpu")}):
+        first = draws()
+        fake.drawn = {0: 50, 1: 70}
+    with pytest.raises(RuntimeError, match="out of memory"), kept_draws([torch.device("cuda", 1)]):
+        assert draws() == first
+        fake.drawn[1] += 1
+        raise RuntimeError("out of memory")
+    assert draws() == first and fake.drawn == {0: 5, 1: 7}
 
 
 @pytest.mark.gpu

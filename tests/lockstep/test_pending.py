@@ -1,6 +1,7 @@
 """In lockstep an update may wait for the next losses, which make it as they read the weights: nobody sees a difference."""
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,26 @@ def test_a_trainer_lets_updates_wait_and_nobody_sees_it(arguments, rows, monkeyp
         assert (folder / "trajectory.zoft").is_file() and not trainer.zo.perturbation.begun
     assert any(waited[:7]) and not any(waited[7:])
     assert fingerprints[0] == fingerprints[1] and histories[0] == histories[1] and files[0] == files[1]
+
+
+def test_a_log_patched_on_the_trainer_sees_the_weights(arguments, rows, monkeypatch) -> None:  # noqa: F811
+    """As a subclass's `log` does: nothing waits where somebody might look."""
+    seen: dict[bool, list[torch.Tensor]] = {}
+    for follow in (True, False):
+        if not follow:
+            monkeypatch.setattr("zoft.trainer.mixin.losses_follow", lambda *_: False)
+        trainer = in_trainer(arguments, rows, output_dir=f"{arguments['output_dir']}-{follow}", logging_steps=1)
+        log, seen[follow] = trainer.log, []
+
+        def patched(*given, trainer=trainer, log=log, found=seen[follow], **named) -> None:
+            found.append(torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]))
+            log(*given, **named)
+
+        trainer.log = patched
+        trainer.train()
+    assert len(seen[True]) == len(seen[False]) >= 6
+    assert all(map(torch.equal, seen[True], seen[False]))
+    assert not any(torch.equal(one, other) for one, other in pairwise(seen[True][:6]))
 
 
 def test_a_run_that_breaks_off_ends_with_whole_weights(arguments, rows) -> None:  # noqa: F811

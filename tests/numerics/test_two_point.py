@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from zoft.directions import DirectionSource
+from zoft.directions import DirectionSource, LowRank
 from zoft.directions.direction import MAX_INDEX
 from zoft.errors import UsageError
 from zoft.estimators import estimator
 from zoft.limits import MOST_DIRECTIONS, SEEDS
-from zoft.optimizer import ZOOptimizer
+from zoft.optimizer import BEFORE, ZOOptimizer
 from zoft.trainer.refused import check_training_settings
 from zoft.trainer.settings import ZOSettings
 
@@ -89,10 +89,12 @@ def test_bounds_of_the_monitor(name, value) -> None:
         {"zo_rule": "momentum", "zo_beta2": 0.5},
         {"zo_momentum_buffer": "full"},
         {"guard_rise": 2.0},
+        {"guard": "off", "guard_patience": 2},
+        {"stability": "off", "stability_probes": 2},
     ],
 )
 def test_a_setting_that_nothing_reads(given) -> None:
-    with pytest.raises(UsageError, match=f"{list(given)[-1]}=.* leave it at"):
+    with pytest.raises(UsageError, match=f"{list(given)[-1]}=.* does not read it: leave it out"):
         ZOSettings(**given)
 
 
@@ -112,6 +114,23 @@ def test_a_state_of_other_settings_is_refused(changed, word) -> None:
     ZOOptimizer(model, 0.1).load_state_dict(state)
     with pytest.raises(UsageError, match=f"trained with {word}"):
         ZOOptimizer(model, 0.1, **changed).load_state_dict(state)
+
+
+def test_a_state_from_before_a_setting_existed_goes_on() -> None:
+    """What such a checkpoint does not name was as it is by default; a run with another setting is still refused."""
+    model = nn.Linear(2, 1)
+    optimizer = ZOOptimizer(model, 0.1)
+    optimizer.step(lambda: model(torch.ones(3, 2)).sum())
+    state = optimizer.state_dict()
+    for key in (*BEFORE, "thresholds"):
+        del state["zoft"][key]
+    resumed = ZOOptimizer(model, 0.1)
+    resumed.load_state_dict(state)
+    assert resumed.steps == 1
+    with pytest.raises(UsageError, match="trained with panels 'jit', this run has 'lockstep'"):
+        ZOOptimizer(model, 0.1, panels="lockstep").load_state_dict(state)
+    with pytest.raises(UsageError, match=r"trained with form \[\], this run has"):
+        ZOOptimizer(model, 0.1, form=LowRank("low_rank", 2, 1)).load_state_dict(state)
 
 
 def test_a_second_parameter_group_is_refused() -> None:

@@ -1,13 +1,16 @@
 """The monitor of a Trainer that uses gradients: what it measures, when it caps, and several processes."""
 
 import json
+import random
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
 from zoft.errors import UsageError
+from zoft.same_draws import kept_draws
 from zoft.trainer import StabilityCallback, ZOConfig, ZOTrainer
 from zoft.trainer.stability_callback import sgd_edge
 
@@ -32,6 +35,34 @@ def test_a_first_order_run_is_measured_and_left_alone(tiny_model, arguments, row
         assert torch.equal(mine, theirs)
     entry = watched.state.log_history[-2]
     assert entry["stability/lr_used"] == 1e-3 and "stability/sharpness" in entry and "stability/trace" in entry
+
+
+def test_its_losses_move_no_generator(tiny_model, arguments, rows, monkeypatch) -> None:
+    """A loss that draws from numpy and Python too (the devices' generators: tests/ground/test_same_draws.py)."""
+    from transformers import Trainer, TrainingArguments
+
+    asked: list[set[torch.device]] = []
+
+    def watched(devices):
+        asked.append(set(devices))
+        return kept_draws(devices)
+
+    monkeypatch.setattr("zoft.trainer.stability_callback.kept_draws", watched)
+
+    class Drawing(Trainer):
+        def compute_loss(self, *args, **kwargs):
+            noise = numpy.random.random() + random.random()
+            return super().compute_loss(*args, **kwargs) * (1.0 + noise)
+
+    after = []
+    for callbacks in ([], [StabilityCallback(every=2)]):
+        args = TrainingArguments(**{**arguments, "optim": "sgd"})
+        trainer = Drawing(tiny_model(), args, train_dataset=rows, callbacks=callbacks)
+        trainer.train()
+        after.append((*(w.detach().clone() for w in trainer.model.parameters()), torch.rand(8)))
+        after[-1] += (torch.tensor([numpy.random.random(), random.random()], dtype=torch.float64),)
+    assert all(map(torch.equal, *after))
+    assert asked == [{torch.device("cpu")}] * 3
 
 
 class Bowl(torch.nn.Module):

@@ -27,11 +27,12 @@ def losses_follow(trainer: Trainer, own_log: Callable[..., object]) -> bool:
     """Whether weights may stay displaced from the coming `optimizer.step()` to the next step's losses.
 
     They may unless training ends, evaluates or saves between the two, as far as Trainer's settings tell, or a callback that
-    is not Transformers' own, or a `log` other than `own_log`, has something to do there.
+    is not Transformers' own, or a `log` other than `own_log` (the class's, or one put on the trainer itself), has something
+    to do there.
     """
     args, state = trainer.args, trainer.state
     done = state.global_step + 1
-    if done >= state.max_steps or type(trainer).log is not own_log:
+    if done >= state.max_steps or type(trainer).log is not own_log or "log" in vars(trainer):
         return False
     for strategy, every in ((args.eval_strategy, state.eval_steps), (args.save_strategy, state.save_steps)):
         if strategy == "epoch" or (strategy == "steps" and done % every == 0):

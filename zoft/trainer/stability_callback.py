@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 
 from zoft.distributed import gather
 from zoft.errors import UsageError
+from zoft.same_draws import kept_draws
 from zoft.stability.monitor import LEVELS
 from zoft.stability.probes import Prober
 from zoft.stability.reading import Reading, trace_reading
@@ -114,11 +115,10 @@ class StabilityCallback(TrainerCallback):
             with torch.no_grad(), trainer.compute_loss_context_manager():
                 return float(trainer.compute_loss(model, dict(inputs)))
 
-        random = torch.random.get_rng_state()
-        prober = Prober(model, loss, seed=args.seed)
-        curvatures = prober.probe(prober.directions(self.probes, step=state.global_step), self.radius, 0.0).values
-        mine = (*curvatures, self._along_gradient(weights, prober))
-        torch.random.set_rng_state(random)
+        with kept_draws({weight.device for weight in model.parameters()}):
+            prober = Prober(model, loss, seed=args.seed)
+            curvatures = prober.probe(prober.directions(self.probes, step=state.global_step), self.radius, 0.0).values
+            mine = (*curvatures, self._along_gradient(weights, prober))
         ranks = gather(mine)
         *probes, sharpness = (math.fsum(column) / len(ranks) for column in zip(*ranks, strict=True))
         self._report(optimizer, trace_reading(probes, self.radius), sharpness)
