@@ -1,7 +1,8 @@
-"""A linear layer of which only a few outputs are wanted: the rows of its weight behind the others are not read.
+"""A linear layer of which only a few outputs are wanted, or one number of all of them: not all outputs are made, or not at once.
 
-Inside `only_rows(layer, ids)` a call of the layer is handed `ids` as a second argument, behind whatever hooks do to the first,
-and returns those outputs alone. A view that shows the layer another weight may therefore make those rows alone, too.
+Inside `only_rows(layer, wanted)` a call of the layer is handed `wanted` as a second argument, behind whatever hooks do to the
+first, and returns that alone: some outputs, or the `TokenLikelihood` of all. A view that shows the layer another weight may
+therefore make those rows alone, or some at a time, too.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from zoft.token_likelihood import TokenLikelihood
+
+
+Rows = torch.Tensor | slice  # of a weight: by number [n] int64, or those between two
+
 
 class GivesRows(functools.partial[torch.Tensor]):
-    """A forward of one layer that is called with x, or with x and the rows that are wanted."""
+    """A forward of one layer that is called with x, or with x and what is wanted: rows, or a `TokenLikelihood`."""
 
 
 def can_give_rows(layer: object) -> bool:
@@ -30,8 +36,8 @@ def can_give_rows(layer: object) -> bool:
 
 
 @contextmanager
-def only_rows(layer: nn.Linear, ids: torch.Tensor) -> Iterator[None]:
-    """Inside, `layer(x)` is [..., len(ids)]: outputs `ids` [n] int64.
+def only_rows(layer: nn.Linear, ids: torch.Tensor | TokenLikelihood) -> Iterator[None]:
+    """Inside, `layer(x)` is [..., len(ids)]: outputs `ids` [n] int64; or [..., 1], log p of a token.
 
     >>> layer, x = nn.Linear(3, 5), torch.ones(2, 3)
     >>> with only_rows(layer, torch.tensor([4, 0])):
@@ -72,17 +78,20 @@ _users: Counter[nn.Module] = Counter()
 _hidden: dict[nn.Module, Any] = {}  # the forward that a layer had, while it gives rows
 
 
-def _asked() -> dict[nn.Module, torch.Tensor | None]:
+def _asked() -> dict[nn.Module, torch.Tensor | TokenLikelihood]:
     return vars(_own).setdefault("rows", {})
 
 
 def rows_wanted(module: nn.Module, args: tuple[Any, ...]) -> torch.Tensor | None:
     """The rows of its weight that this call of `module` is about to read; None: all, or its forward sees to it."""
     own = vars(module).get("forward")
-    return args[1] if len(args) == 2 and isinstance(own, GivesRows) and own.func is forward_rows else None
+    few = len(args) == 2 and isinstance(args[1], torch.Tensor)
+    return args[1] if few and isinstance(own, GivesRows) and own.func is forward_rows else None
 
 
-def forward_rows(layer: nn.Linear, x: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Outputs `ids` [n] of `layer`, [..., n]."""
+def forward_rows(layer: nn.Linear, x: torch.Tensor, ids: Rows | TokenLikelihood) -> torch.Tensor:
+    """Outputs `ids` of `layer`, [..., n], or what a `TokenLikelihood` makes of all."""
+    if isinstance(ids, TokenLikelihood):
+        return ids.over(x, layer.weight.shape[0], lambda rows: forward_rows(layer, x, rows))
     bias = layer.bias
     return functional.linear(x, layer.weight[ids], None if bias is None else bias[ids])

@@ -30,14 +30,16 @@ from torch.nn import functional
 
 from zoft.audit import Audit, ReadOutside, tensors
 from zoft.backends import PANEL_BYTES, Move, Point, Target
+from zoft.backends.base import panel_of
 from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
-from zoft.few_rows import GivesRows, can_give_rows, forward_rows, rows_wanted
+from zoft.few_rows import GivesRows, Rows, can_give_rows, forward_rows, rows_wanted
 from zoft.scratch import ScratchStack
 from zoft.shards import is_cut_itself
 from zoft.space import ParameterSpace, Slot
+from zoft.token_likelihood import TokenLikelihood
 from zoft.vectors import Vectors
 from zoft.widened import can_widen, narrow, narrow_dtype, widen, widens_itself
 
@@ -201,17 +203,24 @@ class ReadOnlyView:
                 yield module, slot
 
     def _in_parts(
-        self, module: nn.Linear, slot: Slot, point: Point, x: torch.Tensor, ids: torch.Tensor | None = None
+        self,
+        module: nn.Linear,
+        slot: Slot,
+        point: Point,
+        x: torch.Tensor,
+        ids: Rows | TokenLikelihood | None = None,
     ) -> torch.Tensor:
         """The forward of a linear layer: panel by panel of its displaced weight, or at w and beside it through thin factors.
 
-        With `ids` [n] these outputs alone, from the rows of the weight behind them.
+        With `ids` these outputs alone, from the rows of the weight behind them, or what they are wanted for.
         """
         if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
             self._displace(slot, ((module, "weight"),), (Move(point),))
             y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
             self._pop()
             return y
+        if isinstance(ids, TokenLikelihood):
+            return ids.over(x, slot.window.rows, functools.partial(self._in_parts, module, slot, point, x))
         self._filling = True
         try:
             target, backend = _shown(module, "weight", slot), self._space.backend
@@ -221,7 +230,9 @@ class ReadOnlyView:
                 if ids is not None:
                     weight, left, bias = weight[ids], left[:, ids], None if bias is None else bias[ids]
                 return backend.low_rank(x.unsqueeze(0), weight, left, right, [1.0], bias).squeeze(0)
-            if ids is not None:
+            if isinstance(ids, slice):
+                target = panel_of(target, ids.start, ids.stop)
+            elif ids is not None:
                 return functional.linear(x, backend.perturbed_embedding(ids.unsqueeze(0), target, [point]).squeeze(0))
             return backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
         finally:

@@ -214,19 +214,18 @@ class Backend(ABC):
         try:
             flat, step = check_linear(x, target, points, panel_bytes)
             columns = target.window.columns
-            y = x.new_empty(len(points), flat.shape[1], whole)
+            y = x.new_empty(len(points), flat.shape[1], whole) if step < whole else x
             scratch = x.new_empty(len(points) * min(step, whole) * columns)
             for start in range(0, whole, step):
                 stop = min(start + step, whole)
                 copies = scratch[: len(points) * (stop - start) * columns].view(len(points), stop - start, columns)
                 self.panel_pair(panel_of(target, start, stop), points, copies, moves, rounding)
                 made = stop
-                for member, (rows, copy, out) in enumerate(zip(flat, copies, y, strict=True)):
-                    if bias is None:
-                        torch.mm(rows, copy.t(), out=out[:, start:stop])
-                        continue
-                    own = bias if bias.ndim == 1 else bias[member]
-                    torch.addmm(own[start:stop], rows, copy.t(), out=out[:, start:stop])
+                some = products(flat, copies, None if bias is None else bias[..., start:stop])
+                if step < whole:
+                    y[:, :, start:stop] = some
+                else:
+                    y = some
         except Exception:
             if moves and made < whole:
                 self.axpby_(panel_of(target, made, whole), moves, rounding)
@@ -262,6 +261,18 @@ class Backend(ABC):
             UsageError: shapes or dtypes that do not belong together.
         """
         return low_rank_products(x, weight, left, right, scales, bias)
+
+
+def products(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x[g] W[g]^T + b[g], [members, tokens, outputs], the bias inside the product's one rounding.
+
+    One product for all members is quicker than one each, and than products that are told where to write.
+    """
+    if len(x) == 1:
+        return functional.linear(x[0], weights[0], bias if bias is None or bias.ndim == 1 else bias[0]).unsqueeze(0)
+    if bias is None:
+        return torch.bmm(x, weights.transpose(1, 2))
+    return torch.baddbmm(bias.view(-1, 1, bias.shape[-1]), x, weights.transpose(1, 2))
 
 
 def check_linear(

@@ -1,6 +1,7 @@
 """What is timed against what: forward passes alone, MeZO as published, and a step of zoft in each of its modes.
 
-forwards            two plain forwards, logits of every position and next-token loss
+forwards            two plain forwards, logits of every position (some of a head's rows at a time) and next-token loss
+forwards_held       the same by the model's own loss, which holds all logits
 forwards_label      two plain forwards of the same prompts, logits of the candidates at the last position only
 mezo                MeZO's step on the forwards of `forwards`
 mezo_passes         its three perturbations and its update, without forwards
@@ -25,7 +26,7 @@ from zoft.bench.splitting import Split, split_times
 from zoft.directions import LowRank
 from zoft.errors import UsageError
 from zoft.mezo import MeZO
-from zoft.objectives import CandidateLikelihood
+from zoft.objectives import CandidateLikelihood, LanguageModelling
 from zoft.optimizer import ZOOptimizer
 from zoft.perturb import evaluation_mode
 
@@ -48,7 +49,7 @@ MODES: dict[str, dict[str, Any]] = {
     "low_rank": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN},
     "low_rank_lockstep": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN, "panels": "lockstep"},
 }
-PLAIN = ("forwards", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
+PLAIN = ("forwards", "forwards_held", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,17 @@ class Batch:
         generator = torch.Generator().manual_seed(0)
         return cls(torch.randint(4, vocabulary, (rows, length), generator=generator).to(weight.device))
 
-    def full(self, model: nn.Module) -> torch.Tensor:
-        """Next-token loss over all positions."""
+    def full(self, model: nn.Module, members: int = 1) -> torch.Tensor:
+        """Next-token loss over all positions of each row; [members B]."""
+        ids = self.ids.repeat(members, 1)
+        return LanguageModelling().losses(
+            model, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+        )
+
+    def held(self, model: nn.Module) -> torch.Tensor:
+        """The mean of the same, by the model's own loss."""
         mask = torch.ones_like(self.ids)
         return model(input_ids=self.ids, attention_mask=mask, labels=self.ids, use_cache=False).loss
-
-    def full_repeated(self, model: nn.Module, members: int) -> list[torch.Tensor]:
-        """The same for each of `members`, whose rows are one batch."""
-        ids = self.ids.repeat(members, 1)
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-        size = logits.shape[-1]
-        return [model.loss_function(own, labels=self.ids, vocab_size=size) for own in logits.chunk(members)]  # type: ignore[operator]
 
     def label(self, model: nn.Module, members: int = 1) -> torch.Tensor:
         """One prompt an example, the rows of the candidates' tokens at its last position; [members B]."""
@@ -124,7 +125,7 @@ class Contestants:
         """
         model, batch = self._model, self._batch
         if name.startswith("forwards"):
-            loss = {"forwards": batch.full, "forwards_label": batch.label}.get(name)
+            loss = {"forwards": batch.full, "forwards_held": batch.held, "forwards_label": batch.label}.get(name)
             if loss is not None:
                 return lambda: self._two(loss)
         if name.startswith("mezo"):
@@ -133,7 +134,7 @@ class Contestants:
                 return lambda: mezo.step(lambda: 0.0)
             loss = {"mezo": batch.full, "mezo_harness": batch.harness}.get(name)
             if loss is not None:
-                return lambda: mezo.step(lambda: loss(mezo.model))
+                return lambda: mezo.step(lambda: loss(mezo.model).mean())
         kind = "passes" if name.endswith("_passes") else "label" if name.endswith("_label") else ""
         mode = name.removesuffix("_passes").removesuffix("_label")
         if mode not in MODES:
@@ -158,7 +159,11 @@ class Contestants:
                 lambda: batch.label(model),
                 lambda members: batch.label(model, members).view(members, -1),
             ),
-            "": _Loss(len(batch.ids), lambda: batch.full(model), lambda members: batch.full_repeated(model, members)),
+            "": _Loss(
+                len(batch.ids),
+                lambda: batch.full(model),
+                lambda members: batch.full(model, members).view(members, -1),
+            ),
         }
 
         def run() -> None:

@@ -21,13 +21,15 @@ from torch import nn
 
 from zoft.audit import Audit, ReadOutside
 from zoft.backends import PANEL_BYTES, Move, Point, Target
+from zoft.backends.base import panel_of
 from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.errors import UnsupportedModuleError, UsageError
-from zoft.few_rows import GivesRows
+from zoft.few_rows import GivesRows, Rows
 from zoft.lockstep.members import Members, first_dimensions, products, showing
 from zoft.lockstep.pending import Pending
 from zoft.space import ParameterSpace, Slot
+from zoft.token_likelihood import TokenLikelihood
 from zoft.vectors import Vectors
 from zoft.widened import can_widen, narrow, narrow_dtype, widen, widens_itself
 
@@ -151,17 +153,23 @@ class LockstepView:
         self.calls.setdefault(module, []).append(first_dimensions(module, args, kwargs))
 
     def _linear(
-        self, module: nn.Linear, shown: Held, input: torch.Tensor, ids: torch.Tensor | None = None
+        self, module: nn.Linear, shown: Held, input: torch.Tensor, ids: Rows | TokenLikelihood | None = None
     ) -> torch.Tensor:
-        """Each member's rows through its own weight and bias; with `ids` [n] these outputs alone."""
+        """Each member's rows through its own weight and bias; with `ids` these outputs alone, or what they are wanted for."""
         self._enter(module, (input,), {})
         x = self._members.stacked(input, self.name_of(module))
         with self._make():
             bias = torch.stack(self._copies(shown["bias"])) if "bias" in shown else _plain(module.bias)
-            return self._members.flat(self._products(x, module, shown.get("weight"), bias, ids))
+
+            def outputs(rows: Rows | None) -> torch.Tensor:
+                return self._members.flat(self._products(x, module, shown.get("weight"), bias, rows))
+
+            if isinstance(ids, TokenLikelihood):
+                return ids.over(input, module.weight.shape[0], outputs)
+            return outputs(ids)
 
     def _products(
-        self, x: torch.Tensor, module: nn.Linear, slot: Slot | None, bias: torch.Tensor | None, ids: torch.Tensor | None
+        self, x: torch.Tensor, module: nn.Linear, slot: Slot | None, bias: torch.Tensor | None, ids: Rows | None
     ) -> torch.Tensor:
         """[members, …, outputs] from x [members, …, inputs].
 
@@ -180,6 +188,8 @@ class LockstepView:
                 return backend.perturbed_linear(x, target, points, PANEL_BYTES, bias, moves, rounding)
         self._pending.make([slot])  # a layer of which few rows are read now
         target = Target(slot.weight, slot.window)
+        if not factored and isinstance(ids, slice):
+            return backend.perturbed_linear(x, panel_of(target, ids.start, ids.stop), points, PANEL_BYTES, bias)
         if not factored:
             return products(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)  # type: ignore[union-attr]
         weight, (left, right) = slot.weight.detach(), thin(points, target, backend)

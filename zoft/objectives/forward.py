@@ -11,13 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from zoft.few_rows import can_give_rows, only_rows
+from zoft.objectives.base import IGNORED
+from zoft.token_likelihood import TokenLikelihood
 
 FEW = 4  # rows of a head are picked where they are at most a quarter of it
+SMALL = 32 << 20  # bytes of float32 logits that are rather held
 Select = Callable[[torch.Tensor], torch.Tensor]  # hidden states [R, T, D] -> those that are needed [R, K, D]
 
 
@@ -54,16 +59,57 @@ def choice_logits(model: nn.Module, batch: Mapping[str, torch.Tensor], choices: 
 
     The head's other rows are not read, where the head is a plain linear layer.
     """
-    ids = choices[choices >= 0].unique()
-    get, compiled = getattr(_inner(model), "get_output_embeddings", None), hasattr(model, "_orig_mod")
-    head = get() if get is not None and not compiled else None
-    if not can_give_rows(head) or len(ids) * FEW > head.weight.shape[0]:  # type: ignore[union-attr]
+    ids, head = choices[choices >= 0].unique(), _plain_head(model)
+    if head is None or len(ids) * FEW > head.weight.shape[0]:
         return last_logits(model, batch).gather(-1, choices.clamp(min=0))
-    with only_rows(head, ids):  # type: ignore[arg-type]
+    with only_rows(head, ids):
         logits = last_logits(model, batch)
     if logits.shape[-1] != len(ids):  # the head's weight was used without calling it
         return logits.gather(-1, choices.clamp(min=0))
     return logits.gather(-1, torch.searchsorted(ids, choices.clamp(min=int(ids[0]))))
+
+
+def token_log_likelihoods(
+    model: nn.Module, logits: Callable[[], torch.Tensor], labels: torch.Tensor
+) -> torch.Tensor:
+    """[R, K] float32: log p of each label, 0 where it is to be ignored.
+
+    Where logits [R, K, V] would be large they are never held, if the model returns what its head makes, the head is a plain
+    linear layer and no graph is built (`zoft.token_likelihood`).
+
+    Args:
+        logits: runs `model` and returns its logits at the positions [R, K] before those of the labels.
+        labels: [R, K], -100 where a token carries no loss.
+    """
+    head = None if torch.is_grad_enabled() or model in _held else _plain_head(model)
+    if head is None or labels.numel() * head.weight.shape[0] * 4 <= SMALL:
+        return _of_labels(logits(), labels)
+    wanted = TokenLikelihood(labels.clamp(min=0))
+    with only_rows(head, wanted):
+        found = logits()
+    if wanted.made is None:  # the head's weight was used without calling it, or at other positions
+        return _of_labels(found, labels)
+    if not wanted.returned(found):
+        _held.add(model)  # it does something with the logits, and has to be given them
+        return _of_labels(logits(), labels)
+    return found.squeeze(-1).masked_fill(labels == IGNORED, 0.0)
+
+
+_held: WeakSet[nn.Module] = WeakSet()  # models whose logits are held at once
+
+
+def _of_labels(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    flat = functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    return -flat.view_as(labels)
+
+
+def _plain_head(model: nn.Module) -> nn.Linear | None:
+    """The layer behind the logits, if it can give some of them alone."""
+    get, compiled = getattr(_inner(model), "get_output_embeddings", None), hasattr(model, "_orig_mod")
+    head = get() if get is not None and not compiled else None
+    return head if can_give_rows(head) else None  # type: ignore[return-value]
 
 
 def mask_logits(model: nn.Module, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

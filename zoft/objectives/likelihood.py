@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from zoft.objectives.base import IGNORED, Batch, Objective, Scored
-from zoft.objectives.forward import choice_logits, head_logits, logits_at, mask_logits
+from zoft.objectives.forward import choice_logits, head_logits, logits_at, mask_logits, token_log_likelihoods
 from zoft.objectives.shared_prompt import shared_log_likelihoods, shares_prompts, split
 
 
@@ -84,7 +84,5 @@ def answer_log_likelihoods(model: nn.Module, batch: Batch) -> torch.Tensor:
     """[R] float32: mean over the supervised tokens of each row of their log-likelihood."""
     outputs = batch["outputs"]
     labels = batch["labels"][:, outputs + 1]  # [R, K]
-    logits = logits_at(model, batch, outputs).float()
-    losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
-    counts = (labels != IGNORED).sum(dim=1)
-    return -losses.view_as(labels).sum(dim=1) / counts
+    each = token_log_likelihoods(model, lambda: logits_at(model, batch, outputs), labels)
+    return each.sum(dim=1) / (labels != IGNORED).sum(dim=1)

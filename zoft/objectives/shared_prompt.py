@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from zoft.objectives.base import IGNORED, Batch
-from zoft.objectives.forward import accepted_arguments, logits_behind
+from zoft.objectives.forward import accepted_arguments, logits_behind, token_log_likelihoods
 
 GAIN = 1.25  # positions saved must outweigh the second pass
 
@@ -78,10 +78,9 @@ def shared_log_likelihoods(model: nn.Module, parts: Split, device: torch.device)
         "past_key_values": read.past_key_values,
         "use_cache": True,
     }
-    logits = logits_behind(model, inputs, outputs).float()  # [R, K, V]
-    wanted = labels[:, outputs + 1]
-    losses = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none")
-    return -losses.view_as(wanted).sum(dim=1) / (wanted != IGNORED).sum(dim=1)
+    wanted = labels[:, outputs + 1]  # [R, K]
+    each = token_log_likelihoods(model, lambda: logits_behind(model, inputs, outputs), wanted)
+    return each.sum(dim=1) / (wanted != IGNORED).sum(dim=1)
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:
