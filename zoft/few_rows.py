@@ -1,4 +1,4 @@
-"""A linear layer of which only a few outputs are wanted, or one number of all of them: not all outputs are made, or not at once.
+"""A linear layer of which only a few outputs are wanted, or one number of all of them: not all are made, or not at once.
 
 Inside `only_rows(layer, wanted)` a call of the layer is handed `wanted` as a second argument, behind whatever hooks do to the
 first, and returns that alone: some outputs, or the `TokenLikelihood` of all. A view that shows the layer another weight may
@@ -19,7 +19,6 @@ from torch import nn
 from torch.nn import functional
 
 from zoft.token_likelihood import TokenLikelihood
-
 
 Rows = torch.Tensor | slice  # of a weight: by number [n] int64, or those between two
 

@@ -62,8 +62,9 @@ class TokenLikelihood:
     def returned(self, tensor: torch.Tensor) -> bool:
         """Is `tensor` what the head returned, and as it was?"""
         made = self.made
-        same = made is not None and tensor.data_ptr() == made.data_ptr() and tensor.shape == made.shape
-        return same and tensor.dtype is made.dtype and _version(tensor) == self._version
+        if made is None or tensor.shape != made.shape or tensor.dtype is not made.dtype:
+            return False
+        return tensor.data_ptr() == made.data_ptr() and _version(tensor) == self._version
 
 
 def _version(tensor: torch.Tensor) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
+from torch.nn import functional
 
 from zoft.backends.low_rank import low_rank_products
 from zoft.directions import Direction, Window, factors
@@ -264,15 +265,23 @@ class Backend(ABC):
 
 
 def products(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """x[g] W[g]^T + b[g], [members, tokens, outputs], the bias inside the product's one rounding.
+    """x[g] W[g]^T + b_g, [members, ..., outputs], the bias inside the product's one rounding.
 
     One product for all members is quicker than one each, and than products that are told where to write.
+
+    Args:
+        x: [members, ..., columns].
+        weights: [members, outputs, columns].
+        bias: [outputs] or [members, outputs].
     """
     if len(x) == 1:
         return functional.linear(x[0], weights[0], bias if bias is None or bias.ndim == 1 else bias[0]).unsqueeze(0)
+    rows, matrices = x.reshape(len(x), -1, x.shape[-1]), weights.transpose(1, 2)
     if bias is None:
-        return torch.bmm(x, weights.transpose(1, 2))
-    return torch.baddbmm(bias.view(-1, 1, bias.shape[-1]), x, weights.transpose(1, 2))
+        y = torch.bmm(rows, matrices)
+    else:
+        y = torch.baddbmm(bias.view(-1, 1, bias.shape[-1]), rows, matrices)
+    return y.view(*x.shape[:-1], y.shape[-1])
 
 
 def check_linear(

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from zoft.errors import UnsupportedModuleError
@@ -103,14 +102,6 @@ def grows_with_members(one: Sequence[tuple[int, ...]], all_: Sequence[tuple[int,
         len(mine) == len(theirs) and all(b == a * count or a == b == 1 for a, b in zip(mine, theirs, strict=True))
         for mine, theirs in zip(one, all_, strict=True)
     )
-
-
-def products(
-    x: torch.Tensor, weights: Sequence[torch.Tensor] | torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
-    """[members, …, outputs]: each member's rows with its own matrix."""
-    biases = [None] * len(x) if bias is None else bias if bias.ndim == 2 else [bias] * len(x)
-    return torch.stack([functional.linear(*own) for own in zip(x, weights, biases, strict=True)])
 
 
 @contextmanager

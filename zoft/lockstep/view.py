@@ -21,12 +21,12 @@ from torch import nn
 
 from zoft.audit import Audit, ReadOutside
 from zoft.backends import PANEL_BYTES, Move, Point, Target
-from zoft.backends.base import panel_of
+from zoft.backends.base import panel_of, products
 from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.few_rows import GivesRows, Rows
-from zoft.lockstep.members import Members, first_dimensions, products, showing
+from zoft.lockstep.members import Members, first_dimensions, showing
 from zoft.lockstep.pending import Pending
 from zoft.space import ParameterSpace, Slot
 from zoft.token_likelihood import TokenLikelihood
@@ -181,7 +181,7 @@ class LockstepView:
         bias = bias if ids is None or bias is None else bias[..., ids]
         if slot is None:
             weight = module.weight.detach() if ids is None else module.weight.detach()[ids]
-            return products(x, [weight] * len(points), bias)
+            return products(x, weight.expand(len(points), *weight.shape), bias)
         factored = self._factored and slot.window.total_columns > 1
         if not factored and ids is None:
             with self._pending.of(slot) as (target, moves, rounding):

@@ -69,9 +69,7 @@ def choice_logits(model: nn.Module, batch: Mapping[str, torch.Tensor], choices: 
     return logits.gather(-1, torch.searchsorted(ids, choices.clamp(min=int(ids[0]))))
 
 
-def token_log_likelihoods(
-    model: nn.Module, logits: Callable[[], torch.Tensor], labels: torch.Tensor
-) -> torch.Tensor:
+def token_log_likelihoods(model: nn.Module, logits: Callable[[], torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
     """[R, K] float32: log p of each label, 0 where it is to be ignored.
 
     Where logits [R, K, V] would be large they are never held, if the model returns what its head makes, the head is a plain
