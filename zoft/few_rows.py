@@ -1,7 +1,7 @@
 """A linear layer of which only a few outputs are wanted, or one number of all of them: not all are made, or not at once.
 
 Inside `only_rows(layer, wanted)` a call of the layer is handed `wanted` as a second argument, behind whatever hooks do to the
-first, and returns that alone: some outputs, or the `TokenLikelihood` of all. A view that shows the layer another weight may
+first, and returns that alone: some outputs, or what is made `OfAllRows`. A view that shows the layer another weight may
 therefore make those rows alone, or some at a time, too.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,13 +19,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from zoft.token_likelihood import TokenLikelihood
-
 Rows = torch.Tensor | slice  # of a weight: by number [n] int64, or those between two
 
 
+class OfAllRows(ABC):
+    """What is made of all outputs of a layer, without having them all at once."""
+
+    @abstractmethod
+    def over(self, x: torch.Tensor, rows: int, outputs_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+        """It, [..., 1], from the outputs [..., n] of some of the `rows` of the weight at a time."""
+
+
 class GivesRows(functools.partial[torch.Tensor]):
-    """A forward of one layer that is called with x, or with x and what is wanted: rows, or a `TokenLikelihood`."""
+    """A forward of one layer that is called with x, or with x and what is wanted: rows, or something `OfAllRows`."""
 
 
 def can_give_rows(layer: object) -> bool:
@@ -35,8 +42,8 @@ def can_give_rows(layer: object) -> bool:
 
 
 @contextmanager
-def only_rows(layer: nn.Linear, ids: torch.Tensor | TokenLikelihood) -> Iterator[None]:
-    """Inside, `layer(x)` is [..., len(ids)]: outputs `ids` [n] int64; or [..., 1], log p of a token.
+def only_rows(layer: nn.Linear, ids: torch.Tensor | OfAllRows) -> Iterator[None]:
+    """Inside, `layer(x)` is [..., len(ids)]: outputs `ids` [n] int64; or [..., 1], what is made of all.
 
     >>> layer, x = nn.Linear(3, 5), torch.ones(2, 3)
     >>> with only_rows(layer, torch.tensor([4, 0])):
@@ -77,7 +84,7 @@ _users: Counter[nn.Module] = Counter()
 _hidden: dict[nn.Module, Any] = {}  # the forward that a layer had, while it gives rows
 
 
-def _asked() -> dict[nn.Module, torch.Tensor | TokenLikelihood]:
+def _asked() -> dict[nn.Module, torch.Tensor | OfAllRows]:
     return vars(_own).setdefault("rows", {})
 
 
@@ -88,9 +95,9 @@ def rows_wanted(module: nn.Module, args: tuple[Any, ...]) -> torch.Tensor | None
     return args[1] if few and isinstance(own, GivesRows) and own.func is forward_rows else None
 
 
-def forward_rows(layer: nn.Linear, x: torch.Tensor, ids: Rows | TokenLikelihood) -> torch.Tensor:
-    """Outputs `ids` of `layer`, [..., n], or what a `TokenLikelihood` makes of all."""
-    if isinstance(ids, TokenLikelihood):
+def forward_rows(layer: nn.Linear, x: torch.Tensor, ids: Rows | OfAllRows) -> torch.Tensor:
+    """Outputs `ids` of `layer`, [..., n], or what is made of all."""
+    if isinstance(ids, OfAllRows):
         return ids.over(x, layer.weight.shape[0], lambda rows: forward_rows(layer, x, rows))
     bias = layer.bias
     return functional.linear(x, layer.weight[ids], None if bias is None else bias[ids])

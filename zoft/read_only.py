@@ -35,11 +35,10 @@ from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
-from zoft.few_rows import GivesRows, Rows, can_give_rows, forward_rows, rows_wanted
+from zoft.few_rows import GivesRows, OfAllRows, Rows, can_give_rows, forward_rows, rows_wanted
 from zoft.scratch import ScratchStack
 from zoft.shards import is_cut_itself
 from zoft.space import ParameterSpace, Slot
-from zoft.token_likelihood import TokenLikelihood
 from zoft.vectors import Vectors
 from zoft.widened import can_widen, narrow, narrow_dtype, widen, widens_itself
 
@@ -208,7 +207,7 @@ class ReadOnlyView:
         slot: Slot,
         point: Point,
         x: torch.Tensor,
-        ids: Rows | TokenLikelihood | None = None,
+        ids: Rows | OfAllRows | None = None,
     ) -> torch.Tensor:
         """The forward of a linear layer: panel by panel of its displaced weight, or at w and beside it through thin factors.
 
@@ -219,7 +218,7 @@ class ReadOnlyView:
             y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
             self._pop()
             return y
-        if isinstance(ids, TokenLikelihood):
+        if isinstance(ids, OfAllRows):
             return ids.over(x, slot.window.rows, functools.partial(self._in_parts, module, slot, point, x))
         self._filling = True
         try:

@@ -54,7 +54,7 @@ def test_the_benchmark_gives_every_cell_its_rows(tiny: str, tmp_path, capsys, mo
         runpy.run_path(str(ROOT / "benchmarks" / "step.py"), run_name="__main__")
     with open(file, newline="") as lines:
         table = list(csv.DictReader(lines))
-    assert len(table) == 4 * 11 and {row["rounds"] for row in table} == {"2"}
+    assert len(table) == 4 * 12 and {row["rounds"] for row in table} == {"2"}
     assert len({row["commit"] for row in table}) == 1
     errors = capsys.readouterr().err
     assert errors.count("round 2 of 2") == 4

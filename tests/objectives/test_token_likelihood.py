@@ -18,11 +18,11 @@ from zoft.few_rows import only_rows
 from zoft.lockstep import BatchLoss
 from zoft.objectives import CandidateLikelihood, LanguageModelling
 from zoft.objectives.repeated import repeated
+from zoft.objectives.token_likelihood import TokenLikelihood
 from zoft.optimizer import ZOOptimizer
 from zoft.perturb import InPlace, ReadOnly, evaluation_mode
 from zoft.space import ParameterSpace
 from zoft.tasks.collate import Collator
-from zoft.token_likelihood import TokenLikelihood
 
 spec = importlib.util.spec_from_file_location("tiny_models", Path(__file__).with_name("conftest.py"))
 assert spec is not None and spec.loader is not None
@@ -33,9 +33,9 @@ spec.loader.exec_module(tiny)
 @pytest.fixture
 def panels(monkeypatch):
     """Logits of 16 tokens of the vocabulary at a time, however few there are."""
-    monkeypatch.setattr("zoft.token_likelihood.FEWEST", 16)
-    monkeypatch.setattr("zoft.token_likelihood.LOGITS_CPU", 1)
-    monkeypatch.setattr("zoft.token_likelihood.WIDENED_CPU", 40)
+    monkeypatch.setattr("zoft.objectives.token_likelihood.FEWEST", 16)
+    monkeypatch.setattr("zoft.objectives.token_likelihood.LOGITS_CPU", 1)
+    monkeypatch.setattr("zoft.objectives.token_likelihood.WIDENED_CPU", 40)
     monkeypatch.setattr(forward, "SMALL", 0)
 
 

@@ -197,3 +197,10 @@ def test_rates_come_from_the_benchmarks_file(capsys, tmp_path) -> None:
     assert status == 0 and "2,500 GB/s, bfloat16 products 600 TFLOP/s" in out and "products on 2026-01-01" in out
     status, _, err = said(capsys, "recipe=opt-13b-sst2", f"device={path}")
     assert status == 2 and "holds no row of zoft bench for float32" in err
+
+
+def test_a_plan_knows_how_many_logits_are_made_at_once() -> None:
+    from zoft.costs import memory
+    from zoft.objectives import token_likelihood
+
+    assert memory.LOGITS == token_likelihood.LOGITS

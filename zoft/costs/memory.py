@@ -12,6 +12,7 @@ STORED = {
     "int8": 1.0,
 }  # bytes a quantised weight; int8's scales are one a row
 TILE = 32 << 20  # bytes of a large matrix that are displaced, or dequantised, at once
+LOGITS = 1 << 26  # that are made at once of all positions (`zoft.objectives.token_likelihood`)
 PARTS = (
     "lora",
     "prefix",
@@ -138,4 +139,5 @@ def _activations(sizes: Sizes, setup: Setup) -> float:
     block = positions * max(feed, attend) * setup.itemsize
     if not setup.all_logits:
         return block
-    return max(block, positions * (2 * sizes.hidden * setup.itemsize + sizes.vocabulary * (setup.itemsize + 8)))
+    logits = min(positions * sizes.vocabulary, LOGITS) * (setup.itemsize + 8)  # and twice in float32, at most
+    return max(block, positions * 2 * sizes.hidden * setup.itemsize + logits)

@@ -25,11 +25,10 @@ from zoft.backends.base import panel_of, products
 from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.errors import UnsupportedModuleError, UsageError
-from zoft.few_rows import GivesRows, Rows
+from zoft.few_rows import GivesRows, OfAllRows, Rows
 from zoft.lockstep.members import Members, first_dimensions, showing
 from zoft.lockstep.pending import Pending
 from zoft.space import ParameterSpace, Slot
-from zoft.token_likelihood import TokenLikelihood
 from zoft.vectors import Vectors
 from zoft.widened import can_widen, narrow, narrow_dtype, widen, widens_itself
 
@@ -153,7 +152,7 @@ class LockstepView:
         self.calls.setdefault(module, []).append(first_dimensions(module, args, kwargs))
 
     def _linear(
-        self, module: nn.Linear, shown: Held, input: torch.Tensor, ids: Rows | TokenLikelihood | None = None
+        self, module: nn.Linear, shown: Held, input: torch.Tensor, ids: Rows | OfAllRows | None = None
     ) -> torch.Tensor:
         """Each member's rows through its own weight and bias; with `ids` these outputs alone, or what they are wanted for."""
         self._enter(module, (input,), {})
@@ -164,7 +163,7 @@ class LockstepView:
             def outputs(rows: Rows | None) -> torch.Tensor:
                 return self._members.flat(self._products(x, module, shown.get("weight"), bias, rows))
 
-            if isinstance(ids, TokenLikelihood):
+            if isinstance(ids, OfAllRows):
                 return ids.over(input, module.weight.shape[0], outputs)
             return outputs(ids)
 

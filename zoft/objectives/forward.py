@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from zoft.few_rows import can_give_rows, only_rows
 from zoft.objectives.base import IGNORED
-from zoft.token_likelihood import TokenLikelihood
+from zoft.objectives.token_likelihood import TokenLikelihood
 
 FEW = 4  # rows of a head are picked where they are at most a quarter of it
 SMALL = 32 << 20  # bytes of float32 logits that are rather held
@@ -73,7 +73,7 @@ def token_log_likelihoods(model: nn.Module, logits: Callable[[], torch.Tensor], 
     """[R, K] float32: log p of each label, 0 where it is to be ignored.
 
     Where logits [R, K, V] would be large they are never held, if the model returns what its head makes, the head is a plain
-    linear layer and no graph is built (`zoft.token_likelihood`).
+    linear layer and no graph is built (`zoft.objectives.token_likelihood`).
 
     Args:
         logits: runs `model` and returns its logits at the positions [R, K] before those of the labels.

@@ -12,13 +12,15 @@ from collections.abc import Callable
 
 import torch
 
+from zoft.few_rows import OfAllRows
+
 LOGITS, LOGITS_CPU = 1 << 26, 1 << 22  # elements of a panel of logits: what a product needs to be worth its while
 WIDENED, WIDENED_CPU = 1 << 25, 1 << 19  # of them, how many are float32 at once; on a CPU they stay in its caches
 BLOCK = 128  # rows of a head that share a block of random signs
 FEWEST = 8 * BLOCK  # rows of a panel
 
 
-class TokenLikelihood:
+class TokenLikelihood(OfAllRows):
     """What a head is asked for: log p of the tokens `labels`, an int64 for each of its positions.
 
     >>> x, weight = torch.randn(2, 3), torch.randn(5, 3)
@@ -33,22 +35,22 @@ class TokenLikelihood:
         self.made: torch.Tensor | None = None  # what the head returned
         self._version = 0
 
-    def over(self, x: torch.Tensor, vocabulary: int, logits_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+    def over(self, x: torch.Tensor, rows: int, outputs_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
         """[*labels.shape, 1] float32, or where x [*, D] has other positions than the labels all logits [*, V].
 
         Args:
-            vocabulary: V, the head's rows.
-            logits_of: the logits [*, n] of n of the head's rows, in the model's type.
+            rows: V, the head's.
+            outputs_of: the logits [*, n] of n of them, in the model's type.
         """
         if x.shape[:-1] != self.labels.shape:
-            return logits_of(slice(0, vocabulary))
+            return outputs_of(slice(0, rows))
         labels, on_cpu = self.labels.flatten(), x.device.type == "cpu"
         panel = max(FEWEST, (LOGITS_CPU if on_cpu else LOGITS) // max(len(labels), 1) // BLOCK * BLOCK)
         widened = WIDENED_CPU if on_cpu else WIDENED
         total = torch.full(labels.shape, -torch.inf, device=x.device)
         own = torch.zeros_like(total)
-        for start in range(0, vocabulary, panel):
-            logits = logits_of(slice(start, min(start + panel, vocabulary))).flatten(0, -2)
+        for start in range(0, rows, panel):
+            logits = outputs_of(slice(start, min(start + panel, rows))).flatten(0, -2)
             size = logits.shape[1]
             parts = logits.split(max(1, widened // size))
             total = torch.logaddexp(total, torch.cat([part.float().logsumexp(-1) for part in parts]))
