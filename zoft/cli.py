@@ -7,6 +7,7 @@ from importlib import import_module
 
 from zoft import __version__
 from zoft.config.console import guarded
+from zoft.config.manual import ASKED, manual
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 
@@ -17,6 +18,8 @@ class Command:
 
     target: str
     summary: str
+    settings: bool = False  # does it take those of a run
+    own_help: bool = False  # does it answer --help itself
 
     def load(self) -> Callable[[Sequence[str]], int | None]:
         module, _, function = self.target.partition(":")
@@ -24,19 +27,27 @@ class Command:
 
 
 COMMANDS = {
-    "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …"),
-    "compare": Command("zoft.finetune.compare:main", "one run a method, and a table: recipe=NAME methods=zo,adamw"),
+    "finetune": Command("zoft.finetune:main", "fine-tune a model: recipe=NAME|PATH key=value …", settings=True),
+    "compare": Command(
+        "zoft.finetune.compare:main", "one run a method, and a table: recipe=NAME methods=zo,adamw", settings=True
+    ),
     "plan": Command(
-        "zoft.plan:main", "memory and time of a step, before anything is loaded: plan recipe=NAME memory=24GB"
+        "zoft.plan:main",
+        "memory and time of a step, before anything is loaded: plan recipe=NAME memory=24GB",
+        settings=True,
     ),
     "evaluate": Command(
-        "zoft.finetune.evaluation:main", "score a model on a task: zero-shot, in context, after training"
+        "zoft.finetune.evaluation:main", "score a model on a task: zero-shot, in context, after training", settings=True
     ),
-    "probe": Command("zoft.finetune.probe:main", "measure a checkpoint's curvature and the learning rates it allows"),
+    "probe": Command(
+        "zoft.finetune.probe:main", "measure a checkpoint's curvature and the learning rates it allows", settings=True
+    ),
     "replay": Command("zoft.trajectory.commands:replay", "rebuild a run's weights from its log: replay BASE LOG OUT"),
     "pack": Command("zoft.trajectory.commands:pack", "make a folder to publish of a run's log: pack LOG OUT"),
     "merge": Command("zoft.trajectory.commands:merge", "add up runs from one base: merge BASE OUT LOG=SCALE …"),
-    "bench": Command("zoft.bench:main", "time a step here beside its own forwards and MeZO's: bench --model NAME"),
+    "bench": Command(
+        "zoft.bench:main", "time a step here beside its own forwards and MeZO's: bench --model NAME", own_help=True
+    ),
     "methods": Command("zoft.methods:methods", "tables of estimators and rules: forwards, memory, bounds, sources"),
     "recipes": Command("zoft.config.listing:recipes", "list the recipes: what each needs and should reach"),
     "configs": Command("zoft.config.listing:configs", "print the path of a launch file: zoft configs NAME"),
@@ -48,13 +59,22 @@ def usage() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  zoft {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
-        ["zoft: fine-tuning language models with forward passes only", "", *lines, f"  zoft {'--version':<{width}}"]
-    )
+        [
+            "zoft: fine-tuning language models with forward passes only", "", *lines, f"  zoft {'--version':<{width}}", "",
+            "More on one of them: zoft COMMAND --help. To begin: zoft finetune recipe=quickstart",
+        ]
+    )  # fmt: skip
+
+
+def usage_of(name: str) -> str:
+    """What `zoft NAME --help` prints."""
+    command = COMMANDS[name]
+    return f"zoft {name}: {command.summary}" + (f"\n\n{manual()}" if command.settings else "")
 
 
 def dispatch(argv: Sequence[str]) -> int | None:
     """Runs the sub-command named by the first argument. Raises UsageError for an unknown one."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    if not argv or argv[0] in ASKED:
         print(usage())
         return 0
     if argv[0] in ("--version", "-V"):
@@ -63,6 +83,9 @@ def dispatch(argv: Sequence[str]) -> int | None:
     if argv[0] not in COMMANDS:
         hint = did_you_mean(argv[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {argv[0]!r}{hint}")
+    if argv[1:] and argv[1] in ASKED and not COMMANDS[argv[0]].own_help:
+        print(usage_of(argv[0]))
+        return 0
     return COMMANDS[argv[0]].load()(list(argv[1:]))
 
 

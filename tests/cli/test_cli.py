@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import zoft
 from zoft import cli
 from zoft.errors import UsageError
+from zoft.finetune import main as finetune
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +29,23 @@ def test_help_names_every_command(capsys):
     assert cli.main([]) == 0
     out = capsys.readouterr().out
     assert all(f"zoft {name}" in out for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_answers_help(name, capsys):
+    with suppress(SystemExit) if name == "bench" else nullcontext():  # argparse leaves
+        assert cli.main([name, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert f"zoft {name}" in out and not err
+    if cli.COMMANDS[name].settings:
+        assert all(
+            f"  {setting}=" in out for setting in ("method", "zo_eps", "stability", "guard_patience", "demonstrations")
+        )
+
+
+def test_the_module_answers_help(capsys):
+    assert finetune(["--help"]) == 0
+    assert "recipe=NAME|PATH" in capsys.readouterr().out
 
 
 def test_recipes_lists_what_each_needs(capsys):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from zoft.finetune import main
+from zoft.optimizer import ZOOptimizer
 
 
 @pytest.fixture
@@ -127,6 +128,35 @@ def test_a_folder_that_is_no_checkpoint(arguments, capsys, tmp_path: Path) -> No
         capsys, arguments(resume_from_checkpoint="true", output_dir=tmp_path / "photos")
     )
     assert [p.name for p in (tmp_path / "photos").iterdir()] == ["checkpoint-7"]
+
+
+@pytest.mark.parametrize("where", ["output_dir", "runs_dir"])
+def test_a_folder_that_cannot_be_made_is_said_before_anything_is_loaded(
+    arguments, capsys, tmp_path: Path, where
+) -> None:
+    (tmp_path / "file").touch()
+    message = refused(capsys, arguments(**{"output_dir": None, where: tmp_path / "file/run"}))
+    assert "the run cannot be kept in" in message and "Not a directory; name another folder" in message
+    assert (tmp_path / "file").read_bytes() == b""
+
+
+def test_a_run_that_is_stopped_says_how_it_goes_on(arguments, capsys, monkeypatch, tmp_path: Path) -> None:
+    def interrupt(self, step, **more):
+        apply(self, step, **more)
+        if self.steps == 3:
+            raise KeyboardInterrupt
+
+    apply = ZOOptimizer.apply
+    words = arguments(save_strategy="steps", save_steps=2, max_steps=5)
+    with monkeypatch.context() as patched:
+        patched.setattr(ZOOptimizer, "apply", interrupt)
+        assert main(words) == 130
+    out, err = capsys.readouterr()
+    assert err.endswith("zoft: stopped by Ctrl-C\n")
+    hint = f"output_dir={tmp_path / 'out'} resume_from_checkpoint=true"
+    assert f"with {hint} goes on from step 2" in out
+    assert main([*words, *hint.split()]) == 0
+    assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] == 5
 
 
 def test_a_misspelt_recipe(capsys) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from zoft.errors import ReplicaError, UsageError
 
 USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130  # as a shell counts Ctrl-C
 
 
 def is_first_process(environ: Mapping[str, str] = os.environ) -> bool:
@@ -16,7 +17,8 @@ def is_first_process(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
-    """Runs `main(argv)` and returns its exit code; a UsageError becomes one message on rank 0 and exit code 2.
+    """Runs `main(argv)` and returns its exit code; a UsageError becomes one message on rank 0 and exit code 2, Ctrl-C
+    one and 130.
 
     Every process of a launch makes the same check, so all of them leave with code 2 and only the first one says why.
     """
@@ -31,6 +33,10 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
         if is_first_process() or error.speak:
             print(f"zoft: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        if is_first_process():
+            print("zoft: stopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:  # `zoft recipes | head` closes the pipe early, which is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -11,6 +11,7 @@ from dataclasses import fields
 
 from zoft.config import RunConfig, load_config
 from zoft.config.console import guarded
+from zoft.config.manual import ASKED, manual
 from zoft.errors import UsageError
 
 
@@ -27,6 +28,9 @@ def refuse_evaluation_settings(config: RunConfig) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
+    if argv and argv[0] in ASKED:
+        print(f"python -m zoft.finetune, accelerate launch -m zoft.finetune or zoft finetune\n\n{manual()}")
+        return
     config = load_config(argv)
     refuse_evaluation_settings(config)
     if config.run.task == "eos":  # the edge-of-stability laboratory

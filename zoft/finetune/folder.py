@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import datetime
 from os import environ
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch.distributed as dist
 
 from zoft.config import RunConfig
 from zoft.distributed import world_size
 from zoft.errors import UsageError
+from zoft.trainer.refused import whole_checkpoints
 from zoft.trainer.restart import restarted
 
 
@@ -19,8 +21,15 @@ def run_folder(config: RunConfig) -> Path:
 
     Raises:
         UsageError: `output_dir` holds an earlier run, and the run neither resumes nor may overwrite it; or it is to be
-            resumed and holds no checkpoint; a launcher that may start the run again needs an output_dir.
+            resumed and holds no checkpoint; a launcher that may start the run again needs an output_dir; nothing can be
+            written there.
     """
+    folder = _chosen(config)
+    _check_writable(folder)
+    return folder
+
+
+def _chosen(config: RunConfig) -> Path:
     chosen = config.training.get("output_dir")
     if chosen is None and int(environ.get("TORCHELASTIC_MAX_RESTARTS") or 0) > 0:
         raise UsageError("torchrun --max-restarts goes on with the run in output_dir, so name one")
@@ -42,6 +51,29 @@ def run_folder(config: RunConfig) -> Path:
             "with the run in it, or overwrite=true"
         )
     return folder
+
+
+def how_to_go_on(folder: Path, step: int) -> str:
+    """What there is to say of a run that was stopped after `step` steps: from where it can go on, and how."""
+    kept = whole_checkpoints(folder)
+    if not kept:
+        return f"\nstopped after {step} steps; no checkpoint was saved by then (save_strategy=steps save_steps=N saves some)"
+    return (
+        f"\nstopped after {step} steps; the same command with output_dir={folder} resume_from_checkpoint=true goes on from "
+        f"step {max(kept)}"
+    )
+
+
+def _check_writable(folder: Path) -> None:
+    """Raises UsageError where no file can be made in `folder`, or no folder of that name; nothing is left behind."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    try:
+        with TemporaryDirectory(dir=there, prefix=".zoft-"):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"the run cannot be kept in {folder}: {there}: {error.strerror}; name another folder with output_dir or runs_dir"
+        ) from error
 
 
 def _resumes(config: RunConfig, how: str = "") -> bool:

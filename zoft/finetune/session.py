@@ -19,7 +19,7 @@ from zoft.directions import DirectionSource
 from zoft.errors import UsageError
 from zoft.finetune.clock import MaxTime
 from zoft.finetune.features import StoredFeatures, head_of
-from zoft.finetune.folder import run_folder
+from zoft.finetune.folder import how_to_go_on, run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
 from zoft.finetune.seeds import Spread, table, with_seed
 from zoft.finetune.streamed import within_budget
@@ -74,7 +74,12 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
     before = trainer.evaluate(held_out, metric_key_prefix="test")  # type: ignore[arg-type]
     if config.run.store_features:
         trainer.objective = StoredFeatures(trainer.model, materials.train, materials.collator, args.eval_batch_size)
-    result = trainer.train(resume_from_checkpoint=_checkpoint(config))
+    try:
+        result = trainer.train(resume_from_checkpoint=_checkpoint(config))
+    except KeyboardInterrupt:
+        if speak:
+            print(how_to_go_on(folder, trainer.state.global_step))
+        raise
     after = trainer.evaluate(held_out, metric_key_prefix="test")  # type: ignore[arg-type]
     trainer.save_model()
     trainer.save_state()
