@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -23,15 +24,22 @@ def counted(name: str, seen: list[int]):
 
 
 def main(folder: str, accumulation: str) -> None:
+    torch.set_num_threads(1)
+    seen: list[int] = []
+    for name in ("broadcast", "all_gather", "all_reduce", "all_gather_into_tensor", "scatter"):
+        setattr(dist, name, counted(name, seen))
+    result = train(folder, int(accumulation))
+    rank = os.environ.get("RANK", "0")
+    Path(folder, f"rank{rank}.json").write_text(json.dumps({**result, "largest": max(seen, default=0)}))
+
+
+def train(folder: str, accumulation: int) -> dict[str, Any]:
+    """The run of one process; what came of it."""
     from transformers import OPTConfig, OPTForCausalLM
 
     from zoft.trainer import ZOConfig, ZOTrainer
 
-    torch.set_num_threads(1)
     rank, starts = int(os.environ.get("RANK", "0")), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    seen: list[int] = []
-    for name in ("broadcast", "all_gather", "all_reduce", "all_gather_into_tensor", "scatter"):
-        setattr(dist, name, counted(name, seen))
     torch.manual_seed(0)
     model = OPTForCausalLM(
         OPTConfig(
@@ -41,7 +49,7 @@ def main(folder: str, accumulation: str) -> None:
     ).to(torch.bfloat16)  # fmt: skip
     ids = torch.randint(4, 50, (64, 12), generator=torch.Generator().manual_seed(1))
     config = ZOConfig(
-        output_dir=folder, max_steps=9, per_device_train_batch_size=4, gradient_accumulation_steps=int(accumulation),
+        output_dir=folder, max_steps=9, per_device_train_batch_size=4, gradient_accumulation_steps=accumulation,
         learning_rate=1e-3, lr_scheduler_type="linear", save_strategy="steps", save_steps=2, report_to=[], use_cpu=True,
         disable_tqdm=True, zo_rule="momentum", stability_every=2, zo_light_checkpoints=True, weight_rounding="residual16",
     )  # fmt: skip
@@ -52,11 +60,10 @@ def main(folder: str, accumulation: str) -> None:
     if rank == 1 and starts == 0:
         trainer.zo.observers.append(lambda step: step.index == DIES_AT and os.kill(os.getpid(), signal.SIGKILL))
     trainer.train()
-    result = {
+    return {
         "print": trainer.zo.space.fingerprint(), "rule": trainer.zo.rule_state, "starts": starts, "taken": taken,
-        "largest": max(seen, default=0), "weights": sum(w.nbytes for w in model.parameters()),
+        "weights": sum(w.nbytes for w in model.parameters()),
     }  # fmt: skip
-    Path(folder, f"rank{rank}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from tests.trainer.restart_program import train
 from zoft.trainer import ZOConfig, ZOTrainer
 from zoft.trainer.restart import newest_of_this_run
 from zoft.trajectory.mark import MARK
@@ -47,11 +49,16 @@ def test_the_run_ends_equal_after_a_worker_was_killed(tmp_path: Path) -> None:
         "--max-restarts",
         "1",
     ]
-    undisturbed, _ = launch([sys.executable], tmp_path / "undisturbed", 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the ranks
+    try:
+        undisturbed = train(str(tmp_path / "undisturbed"), accumulation=2)
+    finally:
+        torch.set_num_threads(threads)
     killed, said = launch(torchrun, tmp_path / "killed", 1)
-    assert [rank["starts"] for rank in undisturbed + killed] == [0, 1, 1]
+    assert [rank["starts"] for rank in [undisturbed, *killed]] == [0, 1, 1]
     assert [rank["taken"] for rank in killed] == [[6, 7, 8]] * 2
-    assert len({(rank["print"], json.dumps(rank["rule"])) for rank in undisturbed + killed}) == 1
+    assert len({(rank["print"], json.dumps(rank["rule"])) for rank in [undisturbed, *killed]}) == 1
     assert f"going on from {tmp_path / 'killed' / 'checkpoint-6'}" in said
     assert all(rank["largest"] <= 2048 < rank["weights"] / 20 for rank in killed), "hashes of settings, and no weights"
     assert not list((tmp_path / "killed").glob("checkpoint-*/*.safetensors"))
