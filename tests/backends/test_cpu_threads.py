@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -106,3 +108,16 @@ def test_tables_are_kept_of_the_same_moves_only() -> None:
         backend("cpu").axpby_(Target(copy, Window.whole(7, copy.shape)), (Move((Term(Z, scale),)),))
         out.append(copy)
     assert not torch.equal(out[0].signbit(), out[1].signbit())
+
+
+def test_a_kernel_is_compiled_once_a_machine() -> None:
+    """What one process compiled the next one loads: a closure that is pickled anew in every process would never be found."""
+    from zoft.backends.cpu.kernel import entry
+
+    entry("signs")
+    program = (
+        "import logging; logging.basicConfig(level=logging.INFO);"
+        "from zoft.backends.cpu.kernel import entry; entry('signs'); print('loaded')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "loaded" and "compiled the CPU kernel" not in done.stderr

@@ -17,12 +17,19 @@ import logging
 import time
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 
+from zoft.backends.cpu.plan import ITEM, JOB, MOVE, SCRATCH, TARGET, TERM
+
 logger = logging.getLogger(__name__)
 SIGNATURE = "void(voidptr)"
+FIELDS, TARGETS, ITEMS, MOVES, TERMS, SCRATCHES = map(len, (JOB, TARGET, ITEM, MOVE, TERM, SCRATCH))
+fetch_add: Any = None  # these three are others in the copy of the function that is compiled
+pointer: Any = None
+item_of: Any = None
 
 
 @cache
@@ -31,38 +38,38 @@ def entry(name: str) -> Any:
 
     Compiling takes some seconds, once a machine: numba keeps the result beside these sources or, where that is read-only, in
     the user's cache folder (or in NUMBA_CACHE_DIR). It does so by the file and the closure of this one function, not by what
-    it calls: a digest of all the sources in this folder is part of the closure, so that an edited callee is never served from
-    an old cache.
+    it calls: the name and a digest of all the sources in this folder are the closure, so that an edited callee is never served
+    from an old cache. Compiled functions are no part of it, but globals of a copy of the function: numba pickles the closure,
+    and a compiled function anew in every process, so that nothing kept would ever be found again.
     """
     from numba import carray, cfunc  # pyright: ignore[reportPrivateImportUsage]
 
-    from zoft.backends.cpu.memory import fetch_add, pointer
-    from zoft.backends.cpu.plan import ITEM, JOB, MOVE, SCRATCH, TARGET, TERM
+    from zoft.backends.cpu import memory
 
-    item_of = _work(name)
-    digest = _digest()
-    fields, wide_target, wide_item, wide_move = len(JOB), len(TARGET), len(ITEM), len(MOVE)
-    wide_term, wide_scratch = len(TERM), len(SCRATCH)
+    identity = f"{name} {_digest()}"
 
     def share(data):  # type: ignore[no-untyped-def]
-        _ = digest
-        job = carray(data, (fields,), np.int64)
-        targets = carray(pointer(job[JOB.targets]), (job[JOB.target_count], wide_target), np.int64)
-        items = carray(pointer(job[JOB.items]), (job[JOB.item_count], wide_item), np.int64)
-        moves = carray(pointer(job[JOB.moves]), (job[JOB.move_count], wide_move), np.int64)
-        terms = carray(pointer(job[JOB.terms]), (job[JOB.term_count], wide_term), np.int64)
+        _ = identity
+        job = carray(data, (FIELDS,), np.int64)
+        targets = carray(pointer(job[JOB.targets]), (job[JOB.target_count], TARGETS), np.int64)
+        items = carray(pointer(job[JOB.items]), (job[JOB.item_count], ITEMS), np.int64)
+        moves = carray(pointer(job[JOB.moves]), (job[JOB.move_count], MOVES), np.int64)
+        terms = carray(pointer(job[JOB.terms]), (job[JOB.term_count], TERMS), np.int64)
         scales = carray(pointer(job[JOB.scales]), (job[JOB.term_count],), np.float64)
         decays = carray(pointer(job[JOB.decays]), (job[JOB.move_count],), np.float64)
         thread = fetch_add(job[JOB.next_thread], 1)
-        scratch = carray(pointer(job[JOB.scratch] + 8 * wide_scratch * thread), (wide_scratch,), np.int64)
+        scratch = carray(pointer(job[JOB.scratch] + 8 * SCRATCHES * thread), (SCRATCHES,), np.int64)
         index = fetch_add(job[JOB.next_item], 1)
         while index < len(items):
             item = items[index]
             item_of(moves, terms, scales, decays, targets[item[ITEM.target]], item, scratch)
             index = fetch_add(job[JOB.next_item], 1)
 
+    names = {"fetch_add": memory.fetch_add, "pointer": memory.pointer, "item_of": _work(name)}
+    work = FunctionType(share.__code__, {**globals(), **names}, share.__name__, None, share.__closure__)
+    work.__qualname__ = share.__qualname__
     start = time.perf_counter()
-    compiled = cfunc(SIGNATURE, cache=True)(share)
+    compiled = cfunc(SIGNATURE, cache=True)(work)
     seconds = time.perf_counter() - start
     if not compiled.cache_hits:
         logger.info("compiled the CPU kernel %r in %.1f s; the next run on this machine loads it", name, seconds)
