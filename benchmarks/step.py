@@ -21,7 +21,7 @@ import torch
 
 from zoft.bench import rows, step
 from zoft.bench.bars import bars, gpu_bars
-from zoft.bench.contestants import MODES, PLAIN
+from zoft.bench.contestants import CAPTURED, MODES, PLAIN
 from zoft.bench.shapes import random_model, stored_bytes
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.csv"
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of each cell, at most")
     parser.add_argument("--minutes", type=float, default=15.0, help="for all cells together; then fewer rounds are run")
     parser.add_argument(
-        "--only", default=",".join(DEFAULT), help=f"of: {', '.join([*PLAIN, *MODES])}, …_passes, …_label"
+        "--only", default=",".join(DEFAULT), help=f"of: {', '.join([*PLAIN, *MODES, CAPTURED])}, …_passes, …_label"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--peaks", action="store_true")

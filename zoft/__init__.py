@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 # Public name -> the module that defines it.
 EXPORTS = {
     "BatchLoss": "zoft.lockstep",
+    "CapturedStep": "zoft.captured",
     "StabilityCallback": "zoft.trainer",
     "UsageError": "zoft.errors",
     "ZOCallback": "zoft.trainer",

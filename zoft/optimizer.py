@@ -154,6 +154,9 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.observers: list[Callable[[Step], None]] = []  # told of every step after it was applied
         self.governor: Governor | None = None  # may ask for extra losses, lower the learning rate, refuse a step
         self.ahead = False  # see `step`
+        self.unfinished: Callable[[], None] | None = (
+            None  # of a captured step that runs: waits, and tells of it (`told`)
+        )
         self._parts: list[Part] = []  # the micro-batches of the step to come
         self._request: Request | None = None  # of the governor, for the same step
         self._probing: ReadOnly | None = None
@@ -196,6 +199,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
         """
+        self.catch_up()
         population = self._population(self.steps)
         if self._request is None:
             self._request = Request() if self.governor is None else self.governor.request(self.steps)
@@ -327,6 +331,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         In place the way there and back has rounded, so a step that moves nothing goes into the log: rather do not set `ahead`
         then. In lockstep the update that was left for the next losses is made now.
         """
+        self.catch_up()
         if self.perturbation.begun:
             self.discard()
 
@@ -341,12 +346,21 @@ class ZOOptimizer(torch.optim.Optimizer):
         if now:
             self.space.move_(now)
         self.perturbation.cycles = int(bool(first))
+        self.told(step)
+        self.space.torn = before
+
+    def told(self, step: Step) -> None:
+        """The weights have taken this step: count it, and tell the observers."""
         self.steps = step.index + 1
         self.skipped += step.flags.skipped
         self.last = step
         for observer in self.observers:
             observer(step)
-        self.space.torn = before
+
+    def catch_up(self) -> None:
+        """Wait for the captured steps that are under way (`zoft.captured`), and be told of them."""
+        if self.unfinished is not None:
+            self.unfinished()
 
     def _settings(self) -> dict[str, Any]:
         """All that a run must keep when it is resumed, to be the same run."""
@@ -387,6 +401,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: it belongs to another optimizer, or to other settings than this one's, so continuing would not be exact.
         """
+        self.catch_up()
         state_dict = dict(state_dict)
         mine = state_dict.pop("zoft", None)
         if mine is None:

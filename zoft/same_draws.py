@@ -54,19 +54,19 @@ class SameDraws(Generic[T]):
     def __call__(self) -> T:
         return self.once(self.loss)
 
-    def once(self, call: Callable[[], U], *, may_draw: bool = True) -> U:
+    def once(self, call: Callable[[], U], *, forbidden: str = "") -> U:
         """`call()` instead, from where every call begins.
+
+        Args:
+            forbidden: why it may draw no numbers, and what to do, as the end of a sentence; empty: it may.
 
         Raises:
             UsageError: it drew numbers, and it may not.
         """
         self._put(self._start)
         value = call()
-        if not may_draw and not _equal(self._states(), self._start):
-            raise UsageError(
-                "the loss draws random numbers, and the points of a population that go through the model as one batch would be "
-                "given different ones; use zo_panels=jit, or a loss that draws none"
-            )
+        if forbidden and not _equal(self._states(), self._start):
+            raise UsageError(f"the loss draws random numbers, {forbidden}")
         if self._after is None:
             self._after = self._states()
         return value

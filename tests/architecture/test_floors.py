@@ -20,6 +20,7 @@ SIDEWAYS = {
     ("plan", "bench"): "the rates of this machine are measured as the benchmark measures its ceilings",
     ("directions", "naming"): "a direction is addressed by the stream of a name",
     ("optimizer", "estimators"): "the optimizer spends the estimates that an estimator makes",
+    ("captured", "optimizer"): "a captured step is the optimizer's own, taken without the host",
     ("trajectory", "optimizer"): "the log is written beside the optimizer and read back into one",
     ("trajectory", "estimators"): "replay repeats the points at which an in-place estimator took its losses",
     ("perturb", "read_only"): "the population's losses are taken through read-only views",

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.kernel_cases import (
@@ -19,6 +19,7 @@ from tests.kernels.kernel_cases import (
 )
 from zoft.backends import Move, Rounding, Target, Term, backend
 from zoft.directions import Direction, Distribution, Window, draw
+from zoft_kernels import INTERPRETED
 
 pytestmark = pytest.mark.gpu
 
@@ -48,6 +49,7 @@ def test_signs_and_normals_in_one_move(device) -> None:
 )  # fmt: skip
 def test_windows_into_poisoned_copies(device, rows, columns, row, column, gaussian, dtype, seed) -> None:
     """Any window of a larger parameter, far beyond 2^31 elements, written into NaNs between guards that stay."""
+    assume(not INTERPRETED or not 1 << 31 <= row < 1 << 32)  # there the interpreter counts in 32 bits, as no GPU does
     law = Distribution.GAUSSIAN if gaussian else Distribution.RADEMACHER
     window = Window((1 << 63) + 5, row, rows, column, columns, total_columns=columns + 57)
     weight = random((rows, columns), dtype, seed).to(device)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-TESTS = ("test_axpby.py", "test_sweep.py", "test_population_kernels.py", "test_custom_ops.py")
+TESTS = ("test_axpby.py", "test_sweep.py", "test_population_kernels.py", "test_custom_ops.py", "test_captured.py")
 
 
 @pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="this process already is the interpreter's")

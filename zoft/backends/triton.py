@@ -38,7 +38,7 @@ class TritonBackend(Backend):
             weights = _weights(target, how)
             if weights.weight.numel() and some:
                 axpby_(
-                    weights.weight, _moves(some, (), weights.weight.device), weights.window,
+                    weights.weight, self._moves(some, (), weights.weight.device), weights.window,
                     residual=weights.residual, out=weights.out, decays=weights.decays, rounding=_ROUNDINGS[how],
                 )  # fmt: skip
             _hand_back(target, weights, some)
@@ -52,7 +52,7 @@ class TritonBackend(Backend):
                 if weights.weight.numel() and some:
                     by_device.setdefault(weights.weight.device, []).append(weights)
             for device, members in by_device.items():
-                sweep_(members, _moves(some, (), device), _ROUNDINGS[how])
+                self._sweep(members, self._moves(some, (), device), _ROUNDINGS[how])
             for target, weights in prepared:
                 _hand_back(target, weights, some)
             targets = [_written(target) for target in targets]
@@ -61,7 +61,7 @@ class TritonBackend(Backend):
         kept = None if target.residual is None else target.residual.dtype
         rounding = next((how for how in Rounding if kept is not None and how.residual_dtype is kept), Rounding.NEAREST)
         weights = _weights(target, rounding)
-        moves = _moves((), ((Term(direction, 1.0),),), weights.weight.device)
+        moves = self._moves((), ((Term(direction, 1.0),),), weights.weight.device)
         if not weights.weight.numel():
             return target.weight.new_zeros((), dtype=torch.promote_types(target.weight.dtype, torch.float32))
         return fold(
@@ -89,7 +89,7 @@ class TritonBackend(Backend):
             )
         if weight.numel() and (points or last):
             panel_pair(
-                weight, _moves(last, tuple(points), weight.device), copies, weights.window,
+                weight, self._moves(last, tuple(points), weight.device), copies, weights.window,
                 residual=weights.residual, decays=weights.decays, rounding=_ROUNDINGS[how],
             )  # fmt: skip
         _hand_back(target, weights, last)
@@ -99,7 +99,7 @@ class TritonBackend(Backend):
         if ids.shape[0] != len(points):
             raise UsageError(f"ids of {ids.shape[0]} members do not suit a population of {len(points)}")
         return perturbed_embedding(
-            weights.weight, _moves((), tuple(points), ids.device), ids.contiguous(), weights.window
+            weights.weight, self._moves((), tuple(points), ids.device), ids.contiguous(), weights.window
         )
 
     def perturbed_linear(
@@ -116,9 +116,16 @@ class TritonBackend(Backend):
             return super().perturbed_linear(x, target, points, panel_bytes, bias, moves, rounding)
         flat, panel_rows = check_linear(x, target, points, panel_bytes)
         weights = _weights(Target(target.weight, target.window), Rounding.NEAREST)
-        shown = _moves((), tuple(points), x.device)
+        shown = self._moves((), tuple(points), x.device)
         y = perturbed_linear(flat, weights.weight, shown, weights.window, panel_rows)
         return y.reshape(*x.shape[:-1], target.window.rows)
+
+    def _moves(self, moves: tuple[Move, ...], points: tuple[Point, ...], device: torch.device) -> Moves:
+        return _moves(moves, points, device)
+
+    def _sweep(self, members: list[Weights], moves: Moves, rounding: int) -> None:
+        """Launch a sweep over parameters of one device."""
+        sweep_(members, moves, rounding)
 
 
 def _term(term: Term) -> tuple[bool, int, int, int, float]:
@@ -126,14 +133,16 @@ def _term(term: Term) -> tuple[bool, int, int, int, float]:
     return direction.distribution is Distribution.GAUSSIAN, *direction.key, direction.counter_tag, term.scale
 
 
-@lru_cache(maxsize=64)
-def _moves(moves: tuple[Move, ...], points: tuple[Point, ...], device: torch.device) -> Moves:
-    """The kernels' tables; a step uses few, and each for every parameter."""
+def tables(moves: tuple[Move, ...], points: tuple[Point, ...], device: torch.device) -> Moves:
+    """The kernels' tables of moves and points."""
     return Moves.of(
         [(move.decay, move.rounding_key, [_term(term) for term in move.terms]) for move in moves],
         [[_term(term) for term in point] for point in points],
         device,
     )
+
+
+_moves = lru_cache(maxsize=64)(tables)  # a step uses few, and each for every parameter
 
 
 def _passes(moves: Sequence[Move], rounding: Rounding) -> list[tuple[tuple[Move, ...], Rounding]]:

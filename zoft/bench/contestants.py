@@ -7,6 +7,7 @@ mezo                MeZO's step on the forwards of `forwards`
 mezo_passes         its three perturbations and its update, without forwards
 mezo_harness        its step as its harness runs a classification task: one sequence per candidate, all logits
 <mode>              zoft's step on the forwards of `forwards`; modes are those of MODES
+captured            the step of `read_only` as one CUDA graph (`zoft.captured`), on the forwards of `forwards_held`
 <mode>_passes       the same without forwards (in place; read-only panels are made inside the forward)
 <mode>_label        zoft's step on the forwards of `forwards_label`
 """
@@ -49,6 +50,7 @@ MODES: dict[str, dict[str, Any]] = {
     "low_rank": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN},
     "low_rank_lockstep": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN, "panels": "lockstep"},
 }
+CAPTURED = "captured"
 PLAIN = ("forwards", "forwards_held", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
 
 
@@ -76,6 +78,10 @@ class Batch:
         """The mean of the same, by the model's own loss."""
         mask = torch.ones_like(self.ids)
         return model(input_ids=self.ids, attention_mask=mask, labels=self.ids, use_cache=False).loss
+
+    def unpadded(self, model: nn.Module) -> torch.Tensor:
+        """As `held`, without a mask of ones, whose values Transformers would look at."""
+        return model(input_ids=self.ids, labels=self.ids, use_cache=False).loss
 
     def label(self, model: nn.Module, members: int = 1) -> torch.Tensor:
         """One prompt an example, the rows of the candidates' tokens at its last position; [members B]."""
@@ -135,11 +141,25 @@ class Contestants:
             loss = {"mezo": batch.full, "mezo_harness": batch.harness}.get(name)
             if loss is not None:
                 return lambda: mezo.step(lambda: loss(mezo.model).mean())
+        if name == CAPTURED:
+            return self._captured()
         kind = "passes" if name.endswith("_passes") else "label" if name.endswith("_label") else ""
         mode = name.removesuffix("_passes").removesuffix("_label")
         if mode not in MODES:
-            raise UsageError(f"contestant {name!r} does not exist; there are: {', '.join([*PLAIN, *MODES])}")
+            raise UsageError(f"contestant {name!r} does not exist; there are: {', '.join([*PLAIN, *MODES, CAPTURED])}")
         return self._step(name, mode, kind)
+
+    def peak(self, name: str, work: Callable[[], object]) -> Callable[[], object]:
+        """What to run for the memory of contestant `name`, whose steps are `work`: a graph takes its own when it is made."""
+        return (lambda: self._captured()()) if name == CAPTURED else work
+
+    def _captured(self) -> Callable[[], object]:
+        from zoft.captured import CapturedStep
+
+        model, ids = self._model, {"ids": self._batch.ids}
+        optimizer = ZOOptimizer(model, LR, eps=EPS, backend="triton", **MODES["read_only"])
+        step = CapturedStep(optimizer, lambda given: Batch(given["ids"]).unpadded(model), ids)
+        return lambda: step(ids)
 
     def _two(self, loss: Callable[[nn.Module], torch.Tensor]) -> None:
         with evaluation_mode(self._model):

@@ -23,10 +23,11 @@ class Shape:
     inner: int  # of the feed-forward block
     vocabulary: int
     kv_heads: int = 0  # llama only
+    positions: int = 2048  # opt only: the longest text
 
 
 SHAPES = {
-    "tiny": Shape("opt", 32, 2, 2, 64, 100),  # shows that a command runs
+    "tiny": Shape("opt", 32, 2, 2, 64, 100, positions=64),  # shows that a command runs
     "opt-125m": Shape("opt", 768, 12, 12, 3072, 50272),
     "opt-1.3b": Shape("opt", 2048, 24, 32, 8192, 50272),
     "opt-13b": Shape("opt", 5120, 40, 40, 20480, 50272),
@@ -78,6 +79,7 @@ def _config(shape: Shape) -> Any:
         return OPTConfig(
             vocab_size=shape.vocabulary, hidden_size=shape.hidden, word_embed_proj_dim=shape.hidden, ffn_dim=shape.inner,
             num_hidden_layers=shape.layers, num_attention_heads=shape.heads,
+            max_position_embeddings=shape.positions,
         )  # fmt: skip
     from transformers import LlamaConfig
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zoft.bench.ceilings import Ceilings
-from zoft.bench.contestants import CANDIDATES, MODES, Batch, Contestants
+from zoft.bench.contestants import CANDIDATES, CAPTURED, MODES, Batch, Contestants
 from zoft.bench.peak import peak_bytes
 from zoft.bench.timing import Samples, Spread, interleave, ratio
 
@@ -77,7 +77,8 @@ class Cell:
             passes = 4 * 2 * size * self.weights
         elif name.startswith("in_place"):
             passes = 2 * 2 * size * self.weights
-        elif name.split("_label")[0] in MODES:  # read W (in lockstep once) and make two copies; read and write it once
+        elif name.split("_label")[0] in (*MODES, CAPTURED):
+            # read W (in lockstep once) and make two copies; read and write it once
             reads = 3 if "lockstep" in name else 4
             passes = (0 if name.startswith("low_rank") else reads * size * self.weights) + 2 * size * self.weights
         if name.endswith("_passes"):
@@ -111,7 +112,8 @@ def run(
     with torch.inference_mode(False):
         samples = interleave(callables, rounds, weight.device, seconds=seconds, tell=tell)
         contestants.splits = {key: taken[-len(samples[key]) :] for key, taken in contestants.splits.items()}
-        measured = {key: peak_bytes(work, weight.device) for key, work in callables.items()} if peaks else {}
+        held = {key: contestants.peak(key, work) for key, work in callables.items()} if peaks else {}
+        measured = {key: peak_bytes(work, weight.device) for key, work in held.items()}
     elements = sum(w.numel() for w in model.parameters())
     return Cell(
         model=name, dtype=weight.dtype, rows=rows, length=length, samples=samples, contestants=contestants,

@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 COMPARED = 4  # points of a population whose losses are also taken in turn
 # By how much two ways of rounding the same loss may differ, relative to it (to 1 where it is smaller)
 ALIKE = {torch.float64: 2.0**-40, torch.float32: 2.0**-17, torch.float16: 2.0**-8, torch.bfloat16: 2.0**-5}
+DRAWS = (
+    "and the points of a population that go through the model as one batch would be given different ones; use "
+    "zo_panels=jit, or a loss that draws none"
+)
 
 
 class Lockstep(ReadOnly):
@@ -88,7 +92,7 @@ class Lockstep(ReadOnly):
     def _at_once(self, points: Sequence[Point], rows: int, loss: SameDraws[Any]) -> list[Any]:
         taken: TakenLoss = loss.loss  # type: ignore[assignment]
         one_draw = len(points) > 1  # members would draw different numbers
-        several = lambda: loss.once(lambda: taken.repeated(len(points)), may_draw=not one_draw)  # noqa: E731
+        several = lambda: loss.once(lambda: taken.repeated(len(points)), forbidden=DRAWS if one_draw else "")  # noqa: E731
         found = self._lockstep.evaluate(points, rows, several)
         calls = self._lockstep.calls
         if len(points) > 1 and not calls.keys() <= self._known:
@@ -117,7 +121,7 @@ class Lockstep(ReadOnly):
                         f"point and {theirs[:3]} for {len(points)}: what it is given has no dimension of the batch in front, "
                         "so zo_panels=lockstep cannot tell which rows are whose; freeze it or use zo_panels=jit"
                     )
-            worst = max([worst, *map(_apart, one, found[member])])
+            worst = max([worst, *map(apart, one, found[member])])
         if worst > self._alike:
             raise UnsupportedModuleError(
                 f"the losses of {len(points)} points in one batch differ from those in turn by {worst:.2g} (relative), and "
@@ -144,7 +148,7 @@ def shares(points: int, rows: int, budget: int | None) -> list[tuple[int, int]]:
     return [(start, min(start + size, points)) for start in range(0, points, size)]
 
 
-def _apart(one: float, other: float) -> float:
+def apart(one: float, other: float) -> float:
     """Their distance, relative to the first (to 1 where that is smaller); 0 between values that are both no numbers."""
     if one == other or (math.isnan(one) and math.isnan(other)):
         return 0.0

@@ -2,18 +2,22 @@
 
 from .axpby import axpby_
 from .dot import dot
-from .launch import INTERPRETED, Moves
+from .launch import INTERPRETED, Moves, key_of
 from .panel_pair import panel_pair
 from .perturbed_embedding import perturbed_embedding
 from .perturbed_linear import perturbed_linear
-from .sweep import Weights, sweep_
+from .sweep import WINDOW, Launch, Weights, launches, sweep_
 
 __all__ = [
     "INTERPRETED",
+    "WINDOW",
+    "Launch",
     "Moves",
     "Weights",
     "axpby_",
     "dot",
+    "key_of",
+    "launches",
     "panel_pair",
     "perturbed_embedding",
     "perturbed_linear",

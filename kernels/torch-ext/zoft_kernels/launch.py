@@ -50,11 +50,11 @@ class Moves:
         heads, values = [], []
         for n, terms in enumerate(lists):
             decay, key = moves[n][:2] if n < len(moves) else (1.0, (0, 0))
-            heads.append((_key(*key), start, start + len(terms)))
+            heads.append((key_of(*key), start, start + len(terms)))
             values.append(decay)
             start += len(terms)
         flat = [term for terms in lists for term in terms]
-        rows = heads + [(_key(seed, step), tag, int(normal)) for normal, seed, step, tag, _ in flat]
+        rows = heads + [(key_of(seed, step), tag, int(normal)) for normal, seed, step, tag, _ in flat]
         values += [term[4] for term in flat]
         forms = (1 if any(not term[0] for term in flat) else 0) | (2 if any(term[0] for term in flat) else 0)
         return cls(
@@ -65,8 +65,8 @@ class Moves:
         )
 
 
-def _key(seed: int, step: int) -> int:
-    """seed + 2^32 step as a signed 64-bit number."""
+def key_of(seed: int, step: int) -> int:
+    """A Philox key as the tables hold it: seed + 2^32 step, as a signed 64-bit number. Column 0 of a table has nothing else."""
     return signed(seed | step << 32)
 
 

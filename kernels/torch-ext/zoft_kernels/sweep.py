@@ -15,6 +15,7 @@ from .storage import BFLOAT16, FLOAT16, FLOAT32, RESIDUAL8
 from .tile import walk_tile
 
 _FIELDS = tl.constexpr(10)
+WINDOW = 4  # column of an address table in which the windows begin
 
 
 @triton.jit(do_not_specialize=["moves"])
@@ -99,8 +100,28 @@ def _items(index: int, arranged: Arrangement) -> torch.Tensor:
     return torch.stack((torch.full_like(tile, index), tile % arranged.row_tiles, tile // arranged.row_tiles), dim=1)
 
 
-def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> None:
-    """Apply the moves to every parameter: one launch for each storage type and arrangement among them."""
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a sweep. Whoever keeps it keeps its tensors where they are."""
+
+    addresses: torch.Tensor  # [parameters, 10] int64: where each parameter is, and its window from column WINDOW on
+    items: torch.Tensor  # [tiles, 3] int32
+    form: tuple[int, ...]
+    decays: bool
+    written: list[torch.Tensor]
+    read: list[torch.Tensor]
+
+    def run(self, moves: Moves, rounding: int = 0) -> None:
+        """Apply moves of the plan for which it was made."""
+        stores_low = not self.read
+        _sweep_(
+            self.written, self.read, self.addresses, self.items, moves.table, moves.values, moves.plan, self.form,
+            self.decays, stores_low, rounding,
+        )  # fmt: skip
+
+
+def launches(all_weights: Sequence[Weights], moves: Moves) -> list[Launch]:
+    """Of moves like these over every parameter: one for each storage type and arrangement among them."""
     groups: dict[tuple[tuple[int, ...], bool, bool], list[tuple[Weights, Arrangement]]] = defaultdict(list)
     for weights in all_weights:
         kind, columns = KINDS[weights.weight.dtype], weights.window[3]
@@ -109,7 +130,8 @@ def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> N
         tensors = [weights.weight, sink, *([] if weights.residual is None else [weights.residual])]
         form = (kind, arranged.mode, arranged.columns, arranged.group, int(aligned(columns, *tensors)))
         groups[form, weights.decays and moves.decaying, weights.out is None].append((weights, arranged))
-    for (form, decays, stores_low), members in groups.items():
+    found = []
+    for (form, decays, _), members in groups.items():
         device = members[0][0].weight.device
         addresses = torch.tensor([weights.row() for weights, _ in members], dtype=torch.int64).to(device)
         items = torch.cat([_items(n, arranged) for n, (_, arranged) in enumerate(members)]).to(device)
@@ -118,6 +140,11 @@ def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> N
             parts = [bits(weights.weight), *([] if weights.residual is None else [weights.residual])]
             read += [] if weights.out is None else parts
             written += parts if weights.out is None else [bits(weights.out)]
-        _sweep_(
-            written, read, addresses, items, moves.table, moves.values, moves.plan, form, decays, stores_low, rounding
-        )
+        found.append(Launch(addresses, items, form, decays, written, read))
+    return found
+
+
+def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> None:
+    """Apply the moves to every parameter: one launch for each storage type and arrangement among them."""
+    for launch in launches(all_weights, moves):
+        launch.run(moves, rounding)
