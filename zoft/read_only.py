@@ -31,7 +31,6 @@ from torch.nn import functional
 from zoft.audit import Audit, ReadOutside, tensors
 from zoft.backends import PANEL_BYTES, Move, Point, Target
 from zoft.backends.base import panel_of
-from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
@@ -224,11 +223,8 @@ class ReadOnlyView:
         try:
             target, backend = _shown(module, "weight", slot), self._space.backend
             if _factored(point):
-                weight, bias = target.weight.detach(), module.bias
-                left, right = thin([point], target, backend)
-                if ids is not None:
-                    weight, left, bias = weight[ids], left[:, ids], None if bias is None else bias[ids]
-                return backend.low_rank(x.unsqueeze(0), weight, left, right, [1.0], bias).squeeze(0)
+                bias = module.bias if ids is None or module.bias is None else module.bias[ids]
+                return backend.thin_linear(x.unsqueeze(0), target, [point], bias, ids).squeeze(0)
             if isinstance(ids, slice):
                 target = panel_of(target, ids.start, ids.stop)
             elif ids is not None:

@@ -11,7 +11,7 @@ from itertools import groupby
 import torch
 from torch.nn import functional
 
-from zoft.backends.low_rank import low_rank_products
+from zoft.backends.low_rank import Scales, low_rank_products
 from zoft.directions import Direction, Window, factors
 from zoft.errors import UsageError
 
@@ -47,6 +47,7 @@ class Term:
 
 
 Factors = tuple[torch.Tensor, torch.Tensor]  # A [rows, r] and B [columns, r], float32: z is A B^T
+Make = Callable[[Direction, Window, torch.device], Factors]
 Point = tuple[Term, ...]  # a displacement from w; () is w itself
 
 
@@ -129,13 +130,11 @@ class Backend(ABC):
         """Whether `along_factors_` can be had for this target; otherwise directions with factors are formed by plain torch."""
         return False
 
-    def along_factors_(
-        self, target: Target, moves: Sequence[Move], rounding: Rounding, factors: Callable[[Direction], Factors]
-    ) -> None:
-        """`axpby_` on a matrix along directions of which some are products of thin factors.
+    def along_factors_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding, make: Make) -> None:
+        """`sweep_` over matrices along directions of which some are products of thin factors.
 
         Args:
-            factors: A [rows, r] and B [columns, r] of a direction, float32.
+            make: gives A [rows, r] and B [columns, r] of a direction over a window, float32.
         """
         raise NotImplementedError(f"the {self.name} backend takes no factors")
 
@@ -239,7 +238,7 @@ class Backend(ABC):
         weight: torch.Tensor,
         left: torch.Tensor,
         right: torch.Tensor,
-        scales: Sequence[float],
+        scales: Scales,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """x[g] (W + s_g A_g B_g^T)^T for every member g of a population, as x W^T + s_g (x[g] B_g) A_g^T.
@@ -252,7 +251,8 @@ class Backend(ABC):
             weight: W [rows, columns]; one dtype for all tensors.
             left: A [points, rows, rank].
             right: B [points, columns, rank].
-            scales: s, one a member; 0 is W itself.
+            scales: s, one a member, 0 being W itself; or one for each of its rank-one parts, a tensor [points, rank] in the
+                accumulator's type.
             bias: [rows], or [points, rows] where the members' differ.
 
         Returns:
@@ -262,6 +262,30 @@ class Backend(ABC):
             UsageError: shapes or dtypes that do not belong together.
         """
         return low_rank_products(x, weight, left, right, scales, bias)
+
+    def thin_linear(
+        self,
+        x: torch.Tensor,
+        target: Target,
+        points: Sequence[Point],
+        bias: torch.Tensor | None = None,
+        ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """x[g] (W + Z_g)^T + b_g for points along thin factors: one product with W for all members, thin products beside it.
+
+        Args:
+            x: [points, ..., columns], of the weight's type.
+            target: the whole matrix.
+            points: the population; all terms have factors.
+            bias: [rows wanted], or [points, rows wanted] where the members' differ.
+            ids: the rows of the weight that are wanted; None: all.
+
+        Returns:
+            [points, ..., rows wanted].
+        """
+        raise NotImplementedError(
+            f"the {self.name} backend takes no points along thin factors; wrap it: zoft.backends.shaped"
+        )
 
 
 def products(x: torch.Tensor, weights: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

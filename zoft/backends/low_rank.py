@@ -8,13 +8,15 @@ import torch
 
 from zoft.errors import UsageError
 
+Scales = Sequence[float] | torch.Tensor  # one a member, or float32 (float64 for float64 weights) [points, rank]
+
 
 def low_rank_products(
     x: torch.Tensor,
     weight: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
-    scales: Sequence[float],
+    scales: Scales,
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """`Backend.low_rank` in plain torch, on any device.
@@ -23,32 +25,52 @@ def low_rank_products(
     in float32: in 16 bits a displacement far below a unit of the result's last place is not lost, as it would be if it
     were added to a base product that was rounded already. No temporary is larger than the result.
     """
-    _check(x, weight, left, right, scales, bias)
+    check_low_rank(x, weight, left, right, scales, bias)
     points, rows = len(scales), weight.shape[0]
     flat = x.reshape(points, -1, weight.shape[1])
-    thin = torch.bmm(flat, right).mul_(torch.tensor(scales, dtype=x.dtype, device=x.device).view(-1, 1, 1))
+    thin = torch.bmm(flat, right).mul_(by_rank(scales, x).unsqueeze(1))
     if bias is None:
         y = torch.bmm(thin, left.transpose(1, 2))
     else:
         y = torch.baddbmm(bias.expand(points, rows).unsqueeze(1), thin, left.transpose(1, 2))
-    torch.addmm(y.view(-1, rows), flat.reshape(-1, weight.shape[1]), weight.t(), out=y.view(-1, rows))
-    return y.view(*x.shape[:-1], rows)
+    return onto(y, flat, weight).view(*x.shape[:-1], rows)
 
 
-def _check(
+def by_rank(scales: Scales, x: torch.Tensor) -> torch.Tensor:
+    """The scales where x is, [points, rank] or [points, 1]."""
+    if isinstance(scales, torch.Tensor):
+        return scales.to(x.device)
+    wide = torch.float64 if x.dtype is torch.float64 else torch.float32
+    return torch.tensor(scales, dtype=wide, device=x.device).unsqueeze(1)
+
+
+def onto(y: torch.Tensor, flat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """y += x W^T, rounded once; y [points, n, rows] contiguous, x [points, n, columns]."""
+    own = y.view(-1, weight.shape[0])
+    torch.addmm(own, flat.reshape(-1, weight.shape[1]), weight.t(), out=own)
+    return y
+
+
+def check_low_rank(
     x: torch.Tensor,
     weight: torch.Tensor,
     left: torch.Tensor,
     right: torch.Tensor,
-    scales: Sequence[float],
+    scales: Scales,
     bias: torch.Tensor | None,
 ) -> None:
+    """
+    Raises:
+        UsageError: shapes or dtypes that do not belong together.
+    """
     points, (rows, columns), rank = len(scales), weight.shape, left.shape[-1]
     wanted = {
         "x": (x.shape, (points, *x.shape[1:-1], columns)),
         "left": (left.shape, (points, rows, rank)),
         "right": (right.shape, (points, columns, rank)),
     }
+    if isinstance(scales, torch.Tensor):
+        wanted["scales"] = (scales.shape, (points, rank))
     if bias is not None:
         wanted["bias"] = (bias.shape, (rows,) if bias.ndim == 1 else (points, rows))
     for name, (given, shape) in wanted.items():

@@ -6,30 +6,39 @@ backend. Parameters outside a direction's block are not touched.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from zoft.backends.base import Backend, Factors, Move, Point, Rounding, Target, Term, wide
+from zoft.backends.base import Backend, Factors, Make, Move, Point, Rounding, Target, Term, wide
+from zoft.backends.low_rank import Scales
 from zoft.backends.reference import ReferenceBackend
+from zoft.backends.stacked import Stacked, drawn_together, is_whole
 from zoft.directions import Direction, LowRank, Window, factors, for_window, sees
+from zoft.directions.low_rank import product
 
 KEPT_BYTES = 64 << 20  # of thin factors
+MAX_BEGUN = 1 << 12
 
 
 class ShapedBackend(Backend):
     """The ops of `zoft.backends.base` along directions of which some have a form or a block.
 
-    A step's update forms A B^T panel by panel. Its losses need not: `thin` gives the factors for `Backend.low_rank`.
+    A step's update forms A B^T panel by panel. Its losses need not: `thin_linear` goes through the factors.
     """
 
     def __init__(self, inner: Backend) -> None:
         self.name = inner.name
-        self.inner, self._plain = inner, ReferenceBackend()
-        self._made: dict[tuple[Direction, Window, torch.device], Factors] = {}
+        self.inner, self._plain = inner, _Plain(self.factors)
+        self._made: dict[Direction, dict[tuple[Window, torch.device], Factors]] = {}
         self._held = 0  # their bytes
+        self._windows: dict[tuple[torch.device, int], dict[Window, None]] = {}  # of whole matrices, by block of layers
+        self._begun: set[tuple[Direction, int]] = (
+            set()
+        )  # whose factors were drawn for all of them: what is lost is drawn one by one
+        self._stacked = Stacked(self.factors)
 
     def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
         self.sweep_((target,), moves, rounding)
@@ -52,25 +61,54 @@ class ShapedBackend(Backend):
         if LowRank not in forms or not forms <= {LowRank, type(None)}:
             self._of(targets[0], seen).sweep_(targets, seen, rounding)
             return
+        taken = [target for target in targets if self.inner.takes_factors(target)]
+        if taken:
+            self.inner.along_factors_(taken, seen, rounding, self.factors)
         for target in targets:
-            if self.inner.takes_factors(target):
-                made = functools.partial(self.factors, window=target.window, device=target.weight.device)
-                self.inner.along_factors_(target, seen, rounding, made)
-            else:
+            if not self.inner.takes_factors(target):
                 self._plain.axpby_(target, seen, rounding)
 
     def factors(self, direction: Direction, window: Window, device: torch.device) -> Factors:
-        """A and B of a direction over a window; kept for a while, because both signs and the update read the same."""
-        key = (direction, window, device)
-        made = self._made.get(key)
+        """A and B of a direction over a window; kept for a while, because both signs and the update read the same.
+
+        The first time that a direction is asked for, its factors of all matrices that were asked for before are drawn.
+        """
+        made = self._made.get(direction, {}).get((window, device))
+        if made is not None:
+            return made
+        if is_whole(window):
+            self._windows.setdefault((device, window.block), {})[window] = None
+        if (direction, window.block) not in self._begun:
+            self._draw_all(direction, window.block, device)
+        made = self._made.get(direction, {}).get((window, device))
         if made is None:
             made = factors(direction, window, device, self._dense)
-            self._held += sum(factor.nbytes for factor in made)
-            if self._held > KEPT_BYTES:
-                self._made.clear()
-                self._held = sum(factor.nbytes for factor in made)
-            self._made[key] = made
+            self._keep(direction, {window: made}, device)
         return made
+
+    def _draw_all(self, direction: Direction, block: int, device: torch.device) -> None:
+        """In one sweep for A and one for B."""
+        if len(self._begun) >= MAX_BEGUN:
+            self._begun.clear()
+        self._begun.add((direction, block))
+        windows = list(self._windows.get((device, block), ()))
+        form = direction.form
+        if not isinstance(form, LowRank) or form.shape != "low_rank" or len(windows) < 2:
+            return
+        if 4 * form.rank * sum(window.rows + window.columns for window in windows) <= KEPT_BYTES:
+            self._keep(direction, drawn_together(direction, form, windows, device, self.inner), device)
+
+    def _keep(self, direction: Direction, made: Mapping[Window, Factors], device: torch.device) -> None:
+        """The directions that were kept longest make room."""
+        self._held += _size(made)
+        own = self._made.setdefault(direction, {})
+        while self._held > KEPT_BYTES and len(self._made) > 1:
+            oldest = next(z for z in self._made if z is not direction)
+            self._held -= _size(self._made.pop(oldest))
+        if self._held > KEPT_BYTES:
+            own.clear()
+            self._held = _size(made)
+        own.update({(window, device): pair for window, pair in made.items()})
 
     def _dense(self, direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
         """z of a dense direction, by the backend at hand; to -0.0 even a z of -0.0 is added as it is."""
@@ -99,10 +137,53 @@ class ShapedBackend(Backend):
         shown = [_seen(p, target) for p in points]
         return self._of(target, [*map(Move, shown)]).perturbed_embedding(ids, target, shown)
 
+    def thin_linear(
+        self,
+        x: torch.Tensor,
+        target: Target,
+        points: Sequence[Point],
+        bias: torch.Tensor | None = None,
+        ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        left, right, scales = self._stacked.tables(points, target, _seen)
+        weight = target.weight.detach()
+        if ids is not None:
+            weight, left = weight[ids], left[:, ids]
+        return self.low_rank(x, weight, left, right, scales, bias)
+
+    def low_rank(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        scales: Scales,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self.inner.low_rank(x, weight, left, right, scales, bias)
+
     def _of(self, target: Target, seen: Sequence[Move]) -> Backend:
         """Who computes these moves of this target."""
         dense = all(term.direction.form is None for move in seen for term in move.terms)
         return self.inner if dense else self._plain
+
+
+class _Plain(ReferenceBackend):
+    """The reference, with factors that are drawn already."""
+
+    def __init__(self, make: Make) -> None:
+        self._factors = make
+
+    def draw_rows(self, direction: Direction, window: Window, rows: torch.Tensor) -> torch.Tensor:
+        if not isinstance(direction.form, LowRank):
+            return super().draw_rows(direction, window, rows)
+        a, b = self._factors(direction, window, rows.device)
+        return product(a[rows], b)
+
+
+def _size(made: Mapping[Any, Factors]) -> int:
+    """In bytes."""
+    return sum(factor.nbytes for pair in made.values() for factor in pair)
 
 
 def _seen(terms: Point, target: Target) -> Point:
@@ -115,26 +196,3 @@ def _moves(moves: Sequence[Move], target: Target) -> list[Move]:
     """The moves as this target sees them, without those that leave it as it is: a stored weight rounds to itself."""
     seen = (replace(move, terms=_seen(move.terms, target)) for move in moves)
     return [move for move in seen if move.terms or move.decay != 1.0]
-
-
-def thin(points: Sequence[Point], target: Target, backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factors [points, rows, r] and [points, columns, r], in the weight's dtype: products are the whole displacements.
-
-    The factors of a direction are made once, however many points lie on it. r is the most that a point has; the others' rest
-    is zero, and so is all of the centre's.
-    """
-    weight, window = target.weight, target.window
-    seen, made = [_seen(point, target) for point in points], {}
-    for direction in {term.direction: None for terms in seen for term in terms}:
-        made[direction] = backend.factors(direction, window, weight.device)
-    rank = max(1, *(sum(made[term.direction][0].shape[1] for term in terms) for terms in seen))
-    left = weight.new_zeros(len(points), window.rows, rank)
-    right = weight.new_zeros(len(points), window.columns, rank)
-    for member, terms in enumerate(seen):
-        first = 0
-        for term in terms:
-            a, b = made[term.direction]
-            here = slice(first, first + a.shape[1])
-            left[member, :, here], right[member, :, here] = a * term.scale, b
-            first = here.stop
-    return left, right

@@ -63,6 +63,16 @@ class _Timed(Backend):
     def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
         return self._time("panels", self._inner.perturbed_embedding, ids, target, points)
 
+    def thin_linear(
+        self,
+        x: torch.Tensor,
+        target: Target,
+        points: Sequence[Point],
+        bias: torch.Tensor | None = None,
+        ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return self._inner.thin_linear(x, target, points, bias, ids)
+
     def _time(self, part: str, op: Any, *arguments: Any) -> Any:
         start = time.perf_counter()
         result = op(*arguments)

@@ -88,8 +88,7 @@ def left_factor(direction: Direction, window: Window, device: torch.device, draw
     form, direction = direction.form, replace(direction, block=None)
     assert isinstance(form, LowRank)
     if form.shape == "low_rank":
-        left = Window(window.stream, window.row, window.rows, 0, form.rank, form.rank, window.total_rows)
-        return _dense(direction, left, device, draw) * _single(1.0 / math.sqrt(form.rank))
+        return _dense(direction, drawn_windows(form, window)[0], device, draw) * left_scale(form)
     rows, columns, rank = _sizes(form, window)
     core = _dense(_normal(direction), Window(window.stream, 0, rank, 0, rank, rank, rank), device, draw)
     core = core * _single(math.sqrt(rows * columns) / rank)
@@ -102,11 +101,21 @@ def right_factor(direction: Direction, window: Window, device: torch.device, dra
     form, direction = direction.form, replace(direction, block=None)
     assert isinstance(form, LowRank)
     if form.shape == "low_rank":
-        right = Window(window.stream, window.column, window.columns, 0, form.rank, form.rank, window.total_columns)
-        return _dense(right_of(direction), right, device, draw)
+        return _dense(right_of(direction), drawn_windows(form, window)[1], device, draw)
     _, columns, rank = _sizes(form, window)
     q = _basis(right_of(direction), window.stream, columns, rank, device)
     return q[window.column : window.column + window.columns]
+
+
+def drawn_windows(form: LowRank, window: Window) -> tuple[Window, Window]:
+    """Of `low_rank`: where U [rows, r] and V [columns, r] of a window lie, as parameters of their own."""
+    left = Window(window.stream, window.row, window.rows, 0, form.rank, form.rank, window.total_rows)
+    return left, Window(window.stream, window.column, window.columns, 0, form.rank, form.rank, window.total_columns)
+
+
+def left_scale(form: LowRank) -> torch.Tensor:
+    """Of `low_rank`: A is U times this."""
+    return _single(1.0 / math.sqrt(form.rank))
 
 
 def _sizes(form: LowRank, window: Window) -> tuple[int, int, int]:

@@ -22,7 +22,6 @@ from torch import nn
 from zoft.audit import Audit, ReadOutside
 from zoft.backends import PANEL_BYTES, Move, Point, Target
 from zoft.backends.base import panel_of, products
-from zoft.backends.shaped import thin
 from zoft.directions import LowRank, sees
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.few_rows import GivesRows, OfAllRows, Rows
@@ -191,10 +190,7 @@ class LockstepView:
             return backend.perturbed_linear(x, panel_of(target, ids.start, ids.stop), points, PANEL_BYTES, bias)
         if not factored:
             return products(x, backend.perturbed_embedding(ids.expand(len(points), -1), target, points), bias)  # type: ignore[union-attr]
-        weight, (left, right) = slot.weight.detach(), thin(points, target, backend)
-        if ids is not None:
-            weight, left = weight[ids], left[:, ids]
-        return backend.low_rank(x, weight, left, right, [1.0] * len(points), bias)
+        return backend.thin_linear(x, target, points, bias, ids)
 
     def _embedding(self, module: nn.Embedding, shown: Held, input: torch.Tensor) -> torch.Tensor:
         """The rows that each member looks up, or where that is as many as there are, from a table of its own."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from zoft.backends.base import Factors, Move, Point, Rounding, Target
+from zoft.backends.base import Factors, Make, Move, Point, Rounding, Target
 from zoft.backends.cpu import plan
 from zoft.backends.cpu.kernel import entry
 from zoft.backends.cpu.threads import together
+from zoft.backends.low_rank import Scales, by_rank, check_low_rank, onto
 from zoft.backends.reference import ReferenceBackend
 from zoft.directions import Direction
 
@@ -76,13 +77,13 @@ class CpuBackend(ReferenceBackend):
     def takes_factors(self, target: Target) -> bool:
         return target.weight.dtype is not torch.float64 and target.window.columns > plan.NARROW
 
-    def along_factors_(
-        self, target: Target, moves: Sequence[Move], rounding: Rounding, factors: Callable[[Direction], Factors]
-    ) -> None:
-        directions = {term.direction for move in moves for term in move.terms if term.direction.form is not None}
-        made = {direction: factors(direction) for direction in directions}
-        flat = {z: (left.contiguous(), right.t().contiguous()) for z, (left, right) in made.items()}
-        _write([target], plan.tabulate(moves, rounding, flat), rounding)
+    def along_factors_(self, targets: Sequence[Target], moves: Sequence[Move], rounding: Rounding, make: Make) -> None:
+        thin = {term.direction for move in moves for term in move.terms if term.direction.form is not None}
+        made: list[dict[Direction, Factors]] = []
+        for target in targets:
+            pairs = {z: make(z, target.window, target.weight.device) for z in thin}
+            made.append({z: (left.contiguous(), right.t().contiguous()) for z, (left, right) in pairs.items()})
+        _write(targets, plan.tabulate(moves, rounding, made), rounding)
 
     def panel_pair(
         self,
@@ -123,13 +124,32 @@ class CpuBackend(ReferenceBackend):
             _share(plan.entry_of(row, moves), table, items, moves)
         return rows.view(*ids.shape, window.columns)
 
+    def low_rank(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        scales: Scales,
+        bias: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Of few rank-one parts, what they add is written by one compiled pass; of more, the vendor's products are as quick."""
+        from zoft.backends.cpu.beside import KINDS, MOST_RANK, beside  # which needs numba
+
+        if left.shape[-1] > MOST_RANK or x.dtype not in KINDS or not x.numel() or not left.numel():
+            return super().low_rank(x, weight, left, right, scales, bias)
+        check_low_rank(x, weight, left, right, scales, bias)
+        flat = x.reshape(len(scales), -1, weight.shape[1]).contiguous()
+        y = beside(flat, left, right, by_rank(scales, x).expand(-1, left.shape[-1]), bias)
+        return onto(y, flat, weight).view(*x.shape[:-1], weight.shape[0])
+
 
 def _write(targets: Sequence[Target], table: plan.Moves, rounding: Rounding) -> None:
     """Apply the moves to every target; those that are not contiguous, through a copy."""
     kept: list[torch.Tensor] = []  # temporaries whose addresses are in the tables
     scattered: list[tuple[torch.Tensor, torch.Tensor]] = []  # (non-contiguous weight, its contiguous copy)
     rows: list[tuple[int, ...]] = []
-    for target in targets:
+    for number, target in enumerate(targets):
         if target.weight.numel() == 0:
             continue
         if not target.weight.is_contiguous():
@@ -142,7 +162,7 @@ def _write(targets: Sequence[Target], table: plan.Moves, rounding: Rounding) -> 
         if target.out is not None and target.residual is not None:
             low_sink = torch.empty_like(target.residual)
             kept.append(low_sink)
-        rows.append(plan.describe(target, rounding, low_sink))
+        rows.append(plan.describe(target, rounding, low_sink, number * table.own_terms))
     if rows:
         _run(rows, table)
     for weight, copy in scattered:
@@ -162,7 +182,7 @@ def _share(name: str, targets: np.ndarray, items: np.ndarray, moves: plan.Moves)
     """Have all items of one entry point done, by as many threads as torch uses."""
     stride = min(moves.slab_columns, int(targets[:, plan.TARGET.columns].max()))
     elements = int(items[:, plan.ITEM.rows] @ items[:, plan.ITEM.columns])
-    few = len(items) == 1 or elements * max(1, len(moves.terms)) < _INLINE_WORK
+    few = len(items) == 1 or elements * max(1, moves.term_count) < _INLINE_WORK
     threads = 1 if few else min(torch.get_num_threads(), len(items))
     scratch, counters = _BUFFERS.get(threads, stride, moves.slots), np.zeros(2, dtype=np.int64)
     at = counters.ctypes.data

@@ -98,7 +98,7 @@ def _put_signs(sink, source, even, odd, bit, scale, count):  # type: ignore[no-u
 
 
 @njit
-def _dithered(value, bits, i, down):  # type: ignore[no-untyped-def]
+def dithered(value, bits, i, down):  # type: ignore[no-untyped-def]
     """The float32 bits of a bfloat16 next to a float32, by 16 bits of a word, its lower half still to be dropped.
 
     Infinities and NaN have an empty lower half and stay what they are.
@@ -162,12 +162,12 @@ def _dither_signs(acc, even, odd, bit, scale, even_bits, odd_bits, shift, count)
     up, magnitude, down, half = np.uint32(31 - bit), bits_of(scale), np.uint32(shift), count >> 1
     for i in range(half):
         pair = load_pair(acc, i)
-        low = _dithered(low_value(pair) + _signed(even, i, up, magnitude), even_bits, i, down)
-        high = _dithered(high_value(pair) + _signed(odd, i, up, magnitude), odd_bits, i, down)
+        low = dithered(low_value(pair) + _signed(even, i, up, magnitude), even_bits, i, down)
+        high = dithered(high_value(pair) + _signed(odd, i, up, magnitude), odd_bits, i, down)
         store_pair(acc, i, join(low, high))
     if count & 1 != 0:
         value = low_value(np.uint32(load_u16(acc, count - 1))) + _signed(even, half, up, magnitude)
-        store_u16(acc, count - 1, np.uint16(_dithered(value, even_bits, half, down) >> _U16))
+        store_u16(acc, count - 1, np.uint16(dithered(value, even_bits, half, down) >> _U16))
 
 
 @njit

@@ -3,11 +3,12 @@
     signs   Rademacher terms on wide float32                      (`signs.py`)
     bfloat  the same on bfloat16, one term a move                 (`bfloat.py`)
     normals one normal term a move on wide float32 and bfloat16   (`normals.py`)
+    thin    one term of two columns' product, in place, on the same (`thin.py`)
     wide    everything else on wide parameters                    (`tiles.py`)
     narrow  parameters with few columns                           (`narrow.py`)
     double  float64                                               (`narrow.py`)
 
-Most runs need two or three of the six.
+Most runs need two or three of the seven. `compiled` serves other work, whose jobs are its own (`beside.py`).
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ def entry(name: str) -> Any:
     from an old cache. Compiled functions are no part of it, but globals of a copy of the function: numba pickles the closure,
     and a compiled function anew in every process, so that nothing kept would ever be found again.
     """
-    from numba import carray, cfunc  # pyright: ignore[reportPrivateImportUsage]
+    from numba import carray  # pyright: ignore[reportPrivateImportUsage]
 
     from zoft.backends.cpu import memory
 
-    identity = f"{name} {_digest()}"
+    identity = f"{name} {digest()}"
 
     def share(data):  # type: ignore[no-untyped-def]
         _ = identity
@@ -68,12 +69,19 @@ def entry(name: str) -> Any:
     names = {"fetch_add": memory.fetch_add, "pointer": memory.pointer, "item_of": _work(name)}
     work = FunctionType(share.__code__, {**globals(), **names}, share.__name__, None, share.__closure__)
     work.__qualname__ = share.__qualname__
+    return compiled(name, work)
+
+
+def compiled(name: str, work: Any) -> Any:
+    """`work`, as a C function of one address; its closure is what numba's cache goes by, and must hold `digest()`."""
+    from numba import cfunc  # pyright: ignore[reportPrivateImportUsage]
+
     start = time.perf_counter()
-    compiled = cfunc(SIGNATURE, cache=True)(work)
+    made = cfunc(SIGNATURE, cache=True)(work)
     seconds = time.perf_counter() - start
-    if not compiled.cache_hits:
+    if not made.cache_hits:
         logger.info("compiled the CPU kernel %r in %.1f s; the next run on this machine loads it", name, seconds)
-    return compiled.ctypes
+    return made.ctypes
 
 
 def _work(name: str) -> Any:
@@ -89,6 +97,10 @@ def _work(name: str) -> Any:
         from zoft.backends.cpu.normals import normals
 
         return normals
+    if name == "thin":
+        from zoft.backends.cpu.thin import single_product
+
+        return single_product
     if name == "wide":
         from zoft.backends.cpu.tiles import wide
 
@@ -99,8 +111,9 @@ def _work(name: str) -> Any:
 
 
 @cache
-def _digest() -> str:
-    digest = hashlib.blake2b(digest_size=16)
+def digest() -> str:
+    """Of the sources in this folder."""
+    found = hashlib.blake2b(digest_size=16)
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        found.update(path.read_bytes())
+    return found.hexdigest()

@@ -45,8 +45,9 @@ class TargetColumns(NamedTuple):
     column: int = 11
     columns: int = 12
     total_columns: int = 13
+    first_term: int = 14  # from a term's row to that of the same term of this target, whose factors are its own
     fan: int = (
-        14  # bytes from what one move writes to what the next one does; 0: the moves follow one another in one place
+        15  # bytes from what one move writes to what the next one does; 0: the moves follow one another in one place
     )
 
 
@@ -126,14 +127,21 @@ class Moves:
     """Moves and their terms."""
 
     moves: np.ndarray  # [moves, 6] int64
-    terms: np.ndarray  # [terms, 7] int64
-    scales: np.ndarray  # [terms] float64
+    terms: np.ndarray  # [terms, 7] int64; with thin factors [targets x terms, 7]
+    scales: np.ndarray  # [terms] float64, or [targets x terms]
     decays: np.ndarray  # [moves] float64
     slots: int  # Rademacher terms of the largest batch
     only_signs: bool  # every term is a Rademacher one, and there is at least one
     only_normals: bool  # every term is a Gaussian one, and every move has one
     single_terms: bool  # one term a move, at most one move rounded stochastically, all in one batch
+    single_product: bool  # one move of one term, whose factors are columns
     decaying: bool
+    term_count: int  # of one target
+
+    @property
+    def own_terms(self) -> int:
+        """How many terms each target has for itself; 0: all have the same."""
+        return self.term_count if len(self.terms) > self.term_count else 0
 
     @property
     def slab_columns(self) -> int:
@@ -142,20 +150,22 @@ class Moves:
         return max(TILE_COLUMNS, min(_MAX_COLUMNS, lanes))
 
 
-def tabulate(moves: Sequence[Move], rounding: Rounding, made: Mapping[Direction, Factors] | None = None) -> Moves:
+def tabulate(
+    moves: Sequence[Move], rounding: Rounding, made: Sequence[Mapping[Direction, Factors]] | None = None
+) -> Moves:
     """The tables of a list of moves. The last tuple's are kept: all modules of a pass are given the same one.
 
     The same and not an equal one: 0.0 equals -0.0, and what they add to -0.0 differs.
 
     Args:
-        made: A and B^T of the directions that have thin factors, for one target; contiguous float32.
+        made: A and B^T of the directions that have thin factors, for each target; contiguous float32.
     """
     if made is not None:
         return _tabulate(moves, rounding, made)
     global _last
     kept, how, table = _last
     if moves is not kept or rounding is not how or table is None:
-        table = _tabulate(moves, rounding, {})
+        table = _tabulate(moves, rounding, [{}])
         if type(moves) is tuple:
             _last = moves, rounding, table
     return table
@@ -164,9 +174,10 @@ def tabulate(moves: Sequence[Move], rounding: Rounding, made: Mapping[Direction,
 _last: tuple[Sequence[Move], Rounding, Moves | None] = ((), Rounding.NEAREST, None)
 
 
-def _tabulate(moves: Sequence[Move], rounding: Rounding, made: Mapping[Direction, Factors]) -> Moves:
+def _tabulate(moves: Sequence[Move], rounding: Rounding, made: Sequence[Mapping[Direction, Factors]]) -> Moves:
     rows: list[tuple[int, ...]] = []
     terms: list[tuple[int, ...]] = []
+    thin: list[tuple[int, Direction]] = []  # place of a term, and whose factors it has
     scales: list[float] = []
     batch, held, most = 0, 0, 0
     for move in moves:
@@ -174,9 +185,9 @@ def _tabulate(moves: Sequence[Move], rounding: Rounding, made: Mapping[Direction
         for term in move.terms:
             direction = term.direction
             scales.append(term.scale)
-            if direction in made:
-                left, right = made[direction]
-                terms.append((THIN, 0, 0, 0, left.data_ptr(), right.data_ptr(), len(right)))
+            if direction in made[0]:
+                thin.append((len(terms), direction))
+                terms.append((THIN, 0, 0, 0, 0, 0, len(made[0][direction][1])))
                 continue
             rademacher = direction.distribution is Distribution.RADEMACHER
             signs += rademacher
@@ -191,19 +202,34 @@ def _tabulate(moves: Sequence[Move], rounding: Rounding, made: Mapping[Direction
     dithered = sum(not row[MOVE.nearest] for row in rows)
     return Moves(
         np.array(rows, dtype=np.int64).reshape(-1, len(MOVE)),
-        np.array(terms, dtype=np.int64).reshape(-1, len(TERM)),
-        np.array(scales, dtype=np.float64),
+        _of_targets(terms, thin, made),
+        np.array(scales * len(made), dtype=np.float64),
         np.array([move.decay for move in moves], dtype=np.float64),
         most,
         only_signs=bool(terms) and all(term[TERM.kind] == RADEMACHER for term in terms),
         only_normals=all(term[TERM.kind] == GAUSSIAN for term in terms)
         and all(row[MOVE.last] - row[MOVE.first] == 1 for row in rows),
         single_terms=batch == 0 and dithered <= 1 and all(row[MOVE.last] - row[MOVE.first] == 1 for row in rows),
+        single_product=len(rows) == len(terms) == len(thin) == 1 and terms[0][TERM.rank] == 1,
         decaying=any(move.decay != 1.0 for move in moves),
+        term_count=len(terms),
     )
 
 
-def describe(target: Target, rounding: Rounding, low_sink: torch.Tensor | None) -> tuple[int, ...]:
+def _of_targets(
+    terms: list[tuple[int, ...]], thin: list[tuple[int, Direction]], made: Sequence[Mapping[Direction, Factors]]
+) -> np.ndarray:
+    """The terms of all targets, one target's below the other's: [targets x terms, 7]."""
+    table = np.tile(np.array(terms, dtype=np.int64).reshape(-1, len(TERM)), (len(made), 1, 1))
+    for place, direction in thin:
+        pairs = [factors[direction] for factors in made]
+        table[:, place, TERM.left] = [left.data_ptr() for left, _ in pairs]
+        table[:, place, TERM.right] = [right.data_ptr() for _, right in pairs]
+        table[:, place, TERM.rank] = [len(right) for _, right in pairs]
+    return table.reshape(-1, len(TERM))
+
+
+def describe(target: Target, rounding: Rounding, low_sink: torch.Tensor | None, first_term: int = 0) -> tuple[int, ...]:
     """The table row of one target, checked. `low_sink` takes the residual bits where the target's own must stay.
 
     Raises:
@@ -239,7 +265,7 @@ def describe(target: Target, rounding: Rounding, low_sink: torch.Tensor | None) 
     return (
         source, source if out is None else out.data_ptr(), low_source, low, kind, _ROUNDINGS[rounding], int(target.decays),
         window.stream & 0xFFFFFFFF, window.stream >> 32,
-        window.row, window.rows, window.column, window.columns, window.total_columns, 0,
+        window.row, window.rows, window.column, window.columns, window.total_columns, first_term, 0,
     )  # fmt: skip
 
 
@@ -252,12 +278,14 @@ def entry_of(row: tuple[int, ...], moves: Moves) -> str:
         return "narrow"
     if moves.decaying and row[TARGET.decays]:
         return "wide"
+    in_place = row[TARGET.sink] == row[TARGET.source]
+    if moves.single_product and in_place and kind <= 1 and row[TARGET.rounding] <= 1:
+        return "thin"
     if moves.only_normals and (kind == 0 or (kind == 1 and row[TARGET.rounding] == 0)):
         return "normals"
     if moves.only_signs:
         if kind == 0:
             return "signs"
-        in_place = row[TARGET.sink] == row[TARGET.source]
         if kind == 1 and moves.single_terms and (row[TARGET.rounding] <= 1 or (row[TARGET.rounding] == 3 and in_place)):
             return "bfloat"
     return "wide"
@@ -301,7 +329,7 @@ def look_up(row: tuple[int, ...], ids: np.ndarray, size: int, slab_columns: int)
         size: bytes of an element.
 
     Returns:
-        The table of targets int64 [ids, 15] and the items int64 [pieces, 5].
+        The table of targets int64 [ids, 16] and the items int64 [pieces, 5].
     """
     columns = row[TARGET.columns]
     table = np.tile(np.array(row, dtype=np.int64), (len(ids), 1))

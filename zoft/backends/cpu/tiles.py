@@ -38,7 +38,7 @@ def add_scaled(acc, z, scale, count):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _add_product(acc, right, a, scale, count):  # type: ignore[no-untyped-def]
+def add_product(acc, right, a, scale, count):  # type: ignore[no-untyped-def]
     """A term whose factors are a number and a row."""
     for i in range(count):
         store_f32(acc, i, load_f32(acc, i) + (load_f32(right, i) * a) * scale)
@@ -54,12 +54,42 @@ def _put_product(z, right, a, count):  # type: ignore[no-untyped-def]
 def _add_thin(acc, z, left, right, pitch, rank, scale, count):  # type: ignore[no-untyped-def]
     """acc += scale times the sum over `rank` of left's numbers and right's rows, in order; `pitch` bytes from row to row."""
     if rank == 1:
-        _add_product(acc, right, load_f32(left, 0), scale, count)
+        add_product(acc, right, load_f32(left, 0), scale, count)
         return
     _put_product(z, right, load_f32(left, 0), count)
     for k in range(1, rank):
         add_scaled(z, right + k * pitch, load_f32(left, k), count)
     add_scaled(acc, z, scale, count)
+
+
+@njit
+def _add_four(terms, scales, term, offset, row, acc, count):  # type: ignore[no-untyped-def]
+    """Four terms of rank 1, one after the other in registers: what several steps left to be merged (docs/performance.md).
+
+    `offset` and `row` are those of the tile and the row in the target.
+    """
+    b0, b1 = terms[term, TERM.right] + offset, terms[term + 1, TERM.right] + offset
+    b2, b3 = terms[term + 2, TERM.right] + offset, terms[term + 3, TERM.right] + offset
+    a0, a1 = load_f32(terms[term, TERM.left], row), load_f32(terms[term + 1, TERM.left], row)
+    a2, a3 = load_f32(terms[term + 2, TERM.left], row), load_f32(terms[term + 3, TERM.left], row)
+    s0, s1 = np.float32(scales[term]), np.float32(scales[term + 1])
+    s2, s3 = np.float32(scales[term + 2]), np.float32(scales[term + 3])
+    for i in range(count):
+        value = load_f32(acc, i) + (load_f32(b0, i) * a0) * s0
+        value = value + (load_f32(b1, i) * a1) * s1
+        value = value + (load_f32(b2, i) * a2) * s2
+        store_f32(acc, i, value + (load_f32(b3, i) * a3) * s3)
+
+
+@njit
+def _four_products(terms, term, last):  # type: ignore[no-untyped-def]
+    """Are this term and the three behind it thin ones of rank 1?"""
+    if term + 4 > last:
+        return False
+    for other in range(term, term + 4):
+        if terms[other, TERM.kind] != THIN or terms[other, TERM.rank] != 1:
+            return False
+    return True
 
 
 @njit
@@ -95,7 +125,17 @@ def _move_tile(
         if target[TARGET.decays] != 0 and decays[move] != 1.0:
             for r in range(rows):
                 multiply(acc + r * pitch, np.float32(decays[move]), count)
-        for term in range(moves[move, MOVE.first], moves[move, MOVE.last]):
+        term, shift = moves[move, MOVE.first] - 1, target[TARGET.first_term]
+        while term + 1 < moves[move, MOVE.last]:
+            term += 1
+            if _four_products(terms, term, moves[move, MOVE.last]):
+                for r in range(rows):
+                    at = row + r - target[TARGET.row]
+                    _add_four(
+                        terms, scales, term + shift, 4 * (column - target[TARGET.column]), at, acc + r * pitch, count
+                    )
+                term += 3
+                continue
             scale = np.float32(scales[term])
             if terms[term, TERM.kind] == RADEMACHER:
                 for r in range(rows):
@@ -105,10 +145,11 @@ def _move_tile(
                 slot += 1
                 continue
             if terms[term, TERM.kind] == THIN:
-                rank, pitch_right = terms[term, TERM.rank], 4 * target[TARGET.columns]
-                right = terms[term, TERM.right] + 4 * (column - target[TARGET.column])
+                own = term + shift
+                rank, pitch_right = terms[own, TERM.rank], 4 * target[TARGET.columns]
+                right = terms[own, TERM.right] + 4 * (column - target[TARGET.column])
                 for r in range(rows):
-                    left = terms[term, TERM.left] + 4 * rank * (row + r - target[TARGET.row])
+                    left = terms[own, TERM.left] + 4 * rank * (row + r - target[TARGET.row])
                     _add_thin(acc + r * pitch, scratch[SCRATCH.z], left, right, pitch_right, rank, scale, count)
                 continue
             for group in range(row >> 2, ((row + rows - 1) >> 2) + 1):
