@@ -47,6 +47,47 @@ def test_equal_to_the_reference(form: LowRank, law: Distribution, dtype: torch.d
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True)), shape
 
 
+@pytest.mark.parametrize("law", [Distribution.RADEMACHER, Distribution.GAUSSIAN])
+@pytest.mark.parametrize("count", [1, 4, 11])
+@pytest.mark.parametrize(("dtype", "rounding"), CASES, ids=str)
+def test_columns_of_one_step_and_of_many_in_one_sweep(
+    law: Distribution, count: int, dtype: torch.dtype, rounding: Rounding
+) -> None:
+    """One move of `count` directions of rank 1 over several matrices, a shard and a vector: they have loops of their own."""
+    z = [Direction(3, step, 0, law, form=LowRank("low_rank", 1)) for step in range(count)]
+    some = [Move(tuple(Term(d, 0.01 * (1 + d.step)) for d in z), rounding_key=(3, 9))]
+    windows = [
+        Window.whole(1, (70, 1100)),
+        Window(2, 13, 50, 6, 65, 90, 70),
+        Window.whole(3, (40, 33)),
+        Window.whole(4, (9,)),
+    ]
+    generator = torch.Generator().manual_seed(0)
+    starts = [torch.randn(w.shape, generator=generator, dtype=torch.float64).mul(0.05).to(dtype) for w in windows]
+    results = []
+    for name in ("reference", "cpu"):
+        weights = [start.clone() for start in starts]
+        kept = rounding.residual_dtype
+        lows = [None if kept is None else torch.zeros(w.shape, dtype=kept) for w in windows]
+        targets = [Target(*part[:2], False, part[2]) for part in zip(weights, windows, lows, strict=True)]
+        ShapedBackend(backend(name)).sweep_(targets, some, rounding)
+        results.append(weights + [low for low in lows if low is not None])
+    assert not any(torch.equal(a, b) for a, b in zip(results[1], starts, strict=False))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("form", [LowRank("low_rank", 2, 4), LowRank("subspace", 2)], ids=str)
+def test_factors_of_all_matrices_are_those_of_each(form: LowRank) -> None:
+    """From the second direction on they are drawn in one sweep; too many to keep are drawn one by one."""
+    ops, device = ShapedBackend(backend("cpu")), torch.device("cpu")
+    windows = [Window.whole(5, (64, 48)), Window.whole(6, (7, 300)), Window(7, 3, 4, 0, 9, 9, 20)]
+    for step in range(3):
+        direction = Direction(1, step, form=form)
+        for window in windows:
+            alone = ShapedBackend(backend("reference")).factors(direction, window, device)
+            assert all(torch.equal(a, b) for a, b in zip(ops.factors(direction, window, device), alone, strict=True))
+
+
 def test_a_panel_and_a_transposed_weight_move_as_the_whole_does() -> None:
     start = torch.randn(300, 70, generator=torch.Generator().manual_seed(0))
     window, some = Window.whole(5, start.shape), moves(LowRank("low_rank", 2), Distribution.GAUSSIAN)

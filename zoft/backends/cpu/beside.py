@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numba import carray, njit
+from numba import carray, njit  # pyright: ignore[reportPrivateImportUsage]
 
 from zoft.backends.cpu.bfloat import high_value, join, low_value, nearest
 from zoft.backends.cpu.kernel import compiled, digest
