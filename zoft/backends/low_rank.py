@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -39,7 +40,7 @@ def low_rank_products(
 def by_rank(scales: Scales, x: torch.Tensor) -> torch.Tensor:
     """The scales where x is, [points, rank] or [points, 1]."""
     if isinstance(scales, torch.Tensor):
-        return scales.to(x.device)
+        return scales if scales.device == x.device else scales.to(x.device)
     wide = torch.float64 if x.dtype is torch.float64 else torch.float32
     return torch.tensor(scales, dtype=wide, device=x.device).unsqueeze(1)
 
@@ -64,20 +65,34 @@ def check_low_rank(
         UsageError: shapes or dtypes that do not belong together.
     """
     points, (rows, columns), rank = len(scales), weight.shape, left.shape[-1]
-    wanted = {
-        "x": (x.shape, (points, *x.shape[1:-1], columns)),
-        "left": (left.shape, (points, rows, rank)),
-        "right": (right.shape, (points, columns, rank)),
-    }
-    if isinstance(scales, torch.Tensor):
-        wanted["scales"] = (scales.shape, (points, rank))
-    if bias is not None:
-        wanted["bias"] = (bias.shape, (rows,) if bias.ndim == 1 else (points, rows))
-    for name, (given, shape) in wanted.items():
-        if tuple(given) != shape:
-            raise UsageError(
-                f"low_rank of {points} members and a weight {tuple(weight.shape)} wants {name} {shape}, not {tuple(given)}"
-            )
-    dtypes = {tensor.dtype for tensor in (x, weight, left, right, bias) if tensor is not None}
-    if len(dtypes) > 1:
+    if (
+        x.shape[0] != points
+        or x.shape[-1] != columns
+        or left.shape != (points, rows, rank)
+        or right.shape != (points, columns, rank)
+        or (isinstance(scales, torch.Tensor) and scales.shape != (points, rank))
+        or (bias is not None and bias.shape != ((rows,) if bias.ndim == 1 else (points, rows)))
+    ):
+        given = {"x": x, "left": left, "right": right, "scales": scales, "bias": bias}
+        _tell(given, points, weight, rank)
+    if not x.dtype is weight.dtype is left.dtype is right.dtype or (bias is not None and bias.dtype is not x.dtype):
+        dtypes = {tensor.dtype for tensor in (x, weight, left, right, bias) if tensor is not None}
         raise UsageError(f"low_rank wants one dtype, not {', '.join(sorted(map(str, dtypes)))}")
+
+
+def _tell(given: dict[str, Any], points: int, weight: torch.Tensor, rank: int) -> None:
+    """Which of the shapes is wrong."""
+    rows, columns = weight.shape
+    wanted = {
+        "x": (points, *given["x"].shape[1:-1], columns),
+        "left": (points, rows, rank),
+        "right": (points, columns, rank),
+        "scales": (points, rank),
+        "bias": (rows,) if given["bias"] is None or given["bias"].ndim == 1 else (points, rows),
+    }
+    for name, shape in wanted.items():
+        tensor = given[name]
+        if isinstance(tensor, torch.Tensor) and tuple(tensor.shape) != shape:
+            raise UsageError(
+                f"low_rank of {points} members and a weight {(rows, columns)} wants {name} {shape}, not {tuple(tensor.shape)}"
+            )

@@ -31,6 +31,7 @@ class _Columns:
     left: torch.Tensor | None = None  # [room, rows]
     right: torch.Tensor | None = None  # [room, columns]
     rank: int = 0
+    views: dict[tuple[int, int], tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
     def bring(self, wanted: list[Direction], target: Target, make: Make) -> int:
         """Let the factors of `wanted` stand in front, in this order; how many rows of the tables that is."""
@@ -57,6 +58,18 @@ class _Columns:
             if before is not None:
                 table[:used] = before[:used]
             setattr(self, name, table)
+        self.views.clear()
+
+    def of_members(self, plan: _Plan, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A [points, rows, R] and B [points, columns, R] from the first `count` rows of the tables."""
+        assert self.left is not None and self.right is not None
+        if plan.picked:
+            return plan.pick(self.left, self.rank), plan.pick(self.right, self.rank)
+        key = (len(plan.points), count)
+        if key not in self.views:
+            left, right = (table[:count].t().expand(key[0], -1, -1) for table in (self.left, self.right))
+            self.views[key] = left, right
+        return self.views[key]
 
 
 class _Plan:
@@ -90,10 +103,8 @@ class _Plan:
             self._made[key] = self._scales.repeat_interleave(rank, 1).to(key[2], key[1])
         return self._made[key]
 
-    def of_members(self, table: torch.Tensor, rank: int) -> torch.Tensor:
-        """[points, n, R] from a table [R, n]: one view for all, or the rows of each point's own directions."""
-        if not self.picked:
-            return table.t().expand(len(self.points), -1, -1)
+    def pick(self, table: torch.Tensor, rank: int) -> torch.Tensor:
+        """[points, n, R]: from a table the rows of each point's own directions."""
         places = torch.tensor(self._places, device=table.device).unsqueeze(2) * rank
         rows = (places + torch.arange(rank, device=table.device)).flatten(1)
         return table[rows].transpose(1, 2)
@@ -122,14 +133,14 @@ class Stacked:
         plan = self._plans.get(window.block)
         if plan is None or not plan.is_of(points):
             plan = self._plans[window.block] = _Plan(points, [seen(point, target) for point in points])
-        columns = self._columns.setdefault((window, weight.device, weight.dtype), _Columns())
+        key = (window, weight.device, weight.dtype)
+        columns = self._columns.get(key) or self._columns.setdefault(key, _Columns())
         count = columns.bring(plan.directions, target, self._make)
         if columns.left is None or columns.right is None:  # all points are the centre
             sizes = (window.rows, window.columns)
             left, right = (weight.new_zeros(len(points), size, 0) for size in sizes)
             return left, right, plan.scales(0, weight)
-        left, right = (plan.of_members(table[:count], columns.rank) for table in (columns.left, columns.right))
-        return left, right, plan.scales(columns.rank, weight)
+        return *columns.of_members(plan, count), plan.scales(columns.rank, weight)
 
 
 def is_whole(window: Window) -> bool:

@@ -140,7 +140,7 @@ class CpuBackend(ReferenceBackend):
             return super().low_rank(x, weight, left, right, scales, bias)
         check_low_rank(x, weight, left, right, scales, bias)
         flat = x.reshape(len(scales), -1, weight.shape[1]).contiguous()
-        y = beside(flat, left, right, by_rank(scales, x).expand(-1, left.shape[-1]), bias)
+        y = beside(flat, left, right, by_rank(scales, x), bias)
         return onto(y, flat, weight).view(*x.shape[:-1], weight.shape[0])
 
 

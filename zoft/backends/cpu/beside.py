@@ -6,6 +6,7 @@ machine's vectors, as the vendor's own do, and on nothing else; the result is ro
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -188,23 +189,26 @@ def beside(
         x: [points, rows, columns], contiguous, float32 or bfloat16, and all other tensors but scales with it.
         left: A [points, outputs, rank].
         right: B [points, columns, rank].
-        scales: float32 [points, rank].
+        scales: float32 [points, rank] or [points, 1].
         bias: [outputs] or [points, outputs].
     """
     points, rows, columns = x.shape
     outputs, rank = left.shape[1:]
     y = x.new_empty(points, rows, outputs)
-    a, b = _by_rank(left), _by_rank(right)
-    scales = scales.contiguous()
-    bias = None if bias is None else bias if bias.stride(-1) == 1 else bias.contiguous()
+    left, right = _by_rank(left), _by_rank(right)
+    a, b, of = left.stride(), right.stride(), 0
+    if scales.shape[1] != rank or not scales.is_contiguous():
+        scales = scales.expand(-1, rank).contiguous()
+    if bias is not None:
+        bias = bias if bias.stride(-1) == 1 else bias.contiguous()
+        of = bias.stride(0) if bias.ndim == 2 else 0
     threads = 1 if rows * (columns + outputs) * rank * points < _INLINE_WORK else torch.get_num_threads()
     room = 4 * (TILE * (2 + ROWS) + ROWS * rank)
-    scratch = torch.empty(threads * room, dtype=torch.uint8)
     job = np.array(
         (
-            x.data_ptr(), y.data_ptr(), b.data_ptr(), a.data_ptr(), 0 if bias is None else bias.data_ptr(),
-            scales.data_ptr(), KINDS[x.dtype], points, rows, columns, outputs, rank, b.stride(0), b.stride(1), a.stride(0),
-            a.stride(1), bias.stride(0) if bias is not None and bias.ndim == 2 else 0, scratch.data_ptr(), room, 0, 0, 0, 0,
+            x.data_ptr(), y.data_ptr(), right.data_ptr(), left.data_ptr(), 0 if bias is None else bias.data_ptr(),
+            scales.data_ptr(), KINDS[x.dtype], points, rows, columns, outputs, rank, b[0], b[2], a[0], a[2], of,
+            _SCRATCH.get(threads * room), room, 0, 0, 0, 0,
         ),
         dtype=np.int64,
     )  # fmt: skip
@@ -214,7 +218,23 @@ def beside(
     return y
 
 
+class _Scratch(threading.local):
+    """Memory of all threads that share the work of this one, kept between calls."""
+
+    memory = torch.empty(0, dtype=torch.uint8)
+
+    def get(self, size: int) -> int:
+        """Its address; it holds at least `size` bytes."""
+        if self.memory.numel() < size:
+            self.memory = torch.empty(size, dtype=torch.uint8)
+        return self.memory.data_ptr()
+
+
+_SCRATCH = _Scratch()
+
+
 def _by_rank(factor: torch.Tensor) -> torch.Tensor:
-    """[points, rank, n] with the elements of a rank side by side."""
-    turned = factor.transpose(1, 2)
-    return turned if turned.stride(2) == 1 or turned.shape[2] == 1 else turned.contiguous()
+    """[points, n, rank] with the elements of a rank side by side."""
+    if factor.stride(1) == 1 or factor.shape[1] == 1:
+        return factor
+    return factor.transpose(1, 2).contiguous().transpose(1, 2)
