@@ -152,15 +152,19 @@ class ReadOnlyView:
             self._displace(slot, slot.owners, moves)
         self._lasting = len(self._swapped)
         self._ready = self._made_early(moved, moves)
+        whole: set[nn.Module] = set()  # whose forward shows all that it reads, so that nothing is swapped around it
         for module, slot in self._large_now.items():
-            module.forward = GivesRows(self._in_parts, module, slot, point)
+            early = [self._ready[s] for name, s in self._held[module] if name == "bias" and s in self._ready]
+            if len(early) == len(self._held[module]) - 1:
+                whole.add(module)
+            module.forward = GivesRows(self._in_parts, module, slot, early[0] if early else None, point)
         for module in wide:
             before = functools.partial(self._swap_wide, moves=moves)
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             first = is_cut_itself(module)
             self._handles.append(module.register_forward_hook(self._restore_wide, always_call=True, prepend=first))
         for module in held:
-            if module not in wide:
+            if module not in wide and module not in whole:
                 self._handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
                 first = is_cut_itself(module)  # before FSDP2's own hook cuts what it finds there
                 self._handles.append(module.register_forward_hook(self._restore, always_call=True, prepend=first))
@@ -204,26 +208,34 @@ class ReadOnlyView:
         self,
         module: nn.Linear,
         slot: Slot,
+        early: torch.Tensor | None,
         point: Point,
         x: torch.Tensor,
         ids: Rows | OfAllRows | None = None,
     ) -> torch.Tensor:
         """The forward of a linear layer: panel by panel of its displaced weight, or at w and beside it through thin factors.
 
-        With `ids` these outputs alone, from the rows of the weight behind them, or what they are wanted for.
+        With `ids` these outputs alone, from the rows of the weight behind them, or what they are wanted for. `early`: the
+        displaced bias, where it was made at the beginning of the pass.
         """
+        self._ran.add(module)
         if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
             self._displace(slot, ((module, "weight"),), (Move(point),))
+            held = module._parameters.get("bias")
+            if early is not None:
+                module._parameters["bias"] = early  # type: ignore[assignment]
             y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
+            module._parameters["bias"] = held
             self._pop()
             return y
         if isinstance(ids, OfAllRows):
-            return ids.over(x, slot.window.rows, functools.partial(self._in_parts, module, slot, point, x))
+            return ids.over(x, slot.window.rows, functools.partial(self._in_parts, module, slot, early, point, x))
+        bias = module.bias if early is None else early
+        bias = bias if bias is None or ids is None else bias[ids]
         self._filling = True
         try:
             target, backend = _shown(module, "weight", slot), self._space.backend
             if _factored(point):
-                bias = module.bias if ids is None or module.bias is None else module.bias[ids]
                 return backend.thin_linear(x.unsqueeze(0), target, [point], bias, ids).squeeze(0)
             if isinstance(ids, slice):
                 target = panel_of(target, ids.start, ids.stop)

@@ -279,7 +279,7 @@ def entry_of(row: tuple[int, ...], moves: Moves) -> str:
     if moves.decaying and row[TARGET.decays]:
         return "wide"
     in_place = row[TARGET.sink] == row[TARGET.source]
-    if moves.single_product and in_place and kind <= 1 and row[TARGET.rounding] <= 1:
+    if moves.single_product and in_place and kind <= 1 and row[TARGET.rounding] != 2:
         return "thin"
     if moves.only_normals and (kind == 0 or (kind == 1 and row[TARGET.rounding] == 0)):
         return "normals"

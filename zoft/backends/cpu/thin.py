@@ -9,12 +9,23 @@ import numpy as np
 from numba import njit
 
 from zoft.backends.cpu.bfloat import dithered, draw_halves, high_value, join, low_value, nearest
-from zoft.backends.cpu.memory import load_f32, load_pair, load_u16, store_f32, store_pair, store_u16
+from zoft.backends.cpu.memory import (
+    bits_of,
+    float_of,
+    load_f32,
+    load_i16,
+    load_pair,
+    load_u16,
+    store_f32,
+    store_pair,
+    store_u16,
+)
 from zoft.backends.cpu.plan import ITEM, MOVE, ROUNDING_TAG, SCRATCH, TARGET, TERM
-from zoft.backends.cpu.storage import F32, STOCHASTIC
+from zoft.backends.cpu.storage import F32, RESIDUAL16, STOCHASTIC
 from zoft.backends.cpu.tiles import add_product
 
-_TAG, _U16 = np.int64(ROUNDING_TAG), np.uint32(16)
+_TAG = np.int64(ROUNDING_TAG)
+_U16, _HIGH, _LOW, _HALF = (np.uint32(n) for n in (16, 0xFFFF0000, 0xFFFF, 0x8000))
 
 
 @njit
@@ -55,6 +66,26 @@ def _dither_pairs(acc, even, odd, a, scale, even_bits, odd_bits, shift, count): 
 
 
 @njit
+def _add_residual_pairs(acc, low, even, odd, a, scale, count):  # type: ignore[no-untyped-def]
+    """With 16 residual bits: float32 arithmetic on two halves, see `bfloat.py`."""
+    half = count >> 1
+    for i in range(half):
+        pair, rest = load_pair(acc, i), load_pair(low, i)
+        first = np.uint32(np.uint32(pair << _U16) + np.uint32(np.int32(np.int32(rest << _U16) >> np.int32(16))))
+        second = np.uint32(np.uint32(pair & _HIGH) + np.uint32(np.int32(np.int32(rest) >> np.int32(16))))
+        first = bits_of(float_of(first) + (load_f32(even, i) * a) * scale)
+        second = bits_of(float_of(second) + (load_f32(odd, i) * a) * scale)
+        store_pair(low, i, np.uint32(np.uint32(first & _LOW) | np.uint32(second << _U16)))
+        store_pair(acc, i, join(np.uint32(first + _HALF), np.uint32(second + _HALF)))
+    if count & 1 != 0:
+        bits = np.uint32(np.uint32(load_u16(acc, count - 1)) << _U16)
+        bits = np.uint32(bits + np.uint32(np.int32(load_i16(low, count - 1))))
+        bits = bits_of(float_of(bits) + (load_f32(even, half) * a) * scale)
+        store_u16(acc, count - 1, np.uint16(np.uint32(bits + _HALF) >> _U16))
+        store_u16(low, count - 1, np.uint16(bits))
+
+
+@njit
 def single_product(moves, terms, scales, decays, target, item, scratch):  # type: ignore[no-untyped-def]
     """The one move on one slab."""
     columns, total, sink = target[TARGET.columns], target[TARGET.total_columns], target[TARGET.sink]
@@ -72,6 +103,10 @@ def single_product(moves, terms, scales, decays, target, item, scratch):  # type
         factor, start = load_f32(a, own), own * columns + left
         if single:
             add_product(sink + 4 * start, b, factor, scale, width)
+            continue
+        if target[TARGET.rounding] == RESIDUAL16:
+            low = target[TARGET.low_sink] + 2 * start
+            _add_residual_pairs(sink + 2 * start, low, even, even + odd, factor, scale, width)
             continue
         if not at_random:
             _add_pairs(sink + 2 * start, even, even + odd, factor, scale, width)
