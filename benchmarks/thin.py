@@ -51,8 +51,10 @@ def products(dtype: torch.dtype, rows: int, ranks: list[int], rounds: int) -> No
 
 
 def sweeps(dtype: torch.dtype, rounding: Rounding, rounds: int) -> None:
-    ops, form = ShapedBackend(backend("cpu")), LowRank("low_rank", 1)
-    targets = [Target(torch.randn(s).to(dtype), Window.whole(i, s)) for i, s in enumerate(MATRICES)]
+    ops, form, kept = ShapedBackend(backend("cpu")), LowRank("low_rank", 1), rounding.residual_dtype
+    weights = [torch.randn(shape).to(dtype) for shape in MATRICES]
+    lows = [None if kept is None else torch.zeros(w.shape, dtype=kept) for w in weights]
+    targets = [Target(w, Window.whole(i, w.shape), residual=lows[i]) for i, w in enumerate(weights)]
     work = {}
     for count in (1, 32):
         terms = tuple(Term(Direction(0, step, form=form), 1e-9) for step in range(count))
@@ -69,8 +71,8 @@ def main() -> None:
     asked = parser.parse_args()
     for dtype in (torch.bfloat16, torch.float32):
         products(dtype, asked.rows, [int(rank) for rank in asked.ranks.split(",")], asked.rounds)
-    sweeps(torch.bfloat16, Rounding.STOCHASTIC, asked.rounds)
-    sweeps(torch.bfloat16, Rounding.NEAREST, asked.rounds)
+    for rounding in (Rounding.RESIDUAL16, Rounding.STOCHASTIC, Rounding.NEAREST):
+        sweeps(torch.bfloat16, rounding, asked.rounds)
     sweeps(torch.float32, Rounding.NEAREST, asked.rounds)
 
 
