@@ -269,7 +269,7 @@ class Backend(ABC):
         target: Target,
         points: Sequence[Point],
         bias: torch.Tensor | None = None,
-        ids: torch.Tensor | None = None,
+        ids: torch.Tensor | slice | None = None,
     ) -> torch.Tensor:
         """x[g] (W + Z_g)^T + b_g for points along thin factors: one product with W for all members, thin products beside it.
 
@@ -278,7 +278,7 @@ class Backend(ABC):
             target: the whole matrix.
             points: the population; all terms have factors.
             bias: [rows wanted], or [points, rows wanted] where the members' differ.
-            ids: the rows of the weight that are wanted; None: all.
+            ids: the rows of the weight that are wanted, by number or those between two; None: all.
 
         Returns:
             [points, ..., rows wanted].

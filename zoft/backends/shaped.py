@@ -143,7 +143,7 @@ class ShapedBackend(Backend):
         target: Target,
         points: Sequence[Point],
         bias: torch.Tensor | None = None,
-        ids: torch.Tensor | None = None,
+        ids: torch.Tensor | slice | None = None,
     ) -> torch.Tensor:
         left, right, scales = self._stacked.tables(points, target, _seen)
         weight = target.weight.detach()

@@ -69,7 +69,7 @@ class _Timed(Backend):
         target: Target,
         points: Sequence[Point],
         bias: torch.Tensor | None = None,
-        ids: torch.Tensor | None = None,
+        ids: torch.Tensor | slice | None = None,
     ) -> torch.Tensor:
         return self._inner.thin_linear(x, target, points, bias, ids)
 
