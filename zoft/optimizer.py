@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from zoft.backends import Point, Rounding, Term
+from zoft.backends import Move, Point, Rounding, Term
+from zoft.backlog import Backlog
 from zoft.directions import Blocks, Direction, DirectionSource, Distribution, Form
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
 from zoft.exact import mean
 from zoft.governor import Evidence, Governor, Request
-from zoft.limits import check_directions, check_not_negative, check_panels, check_positive, check_seed
+from zoft.limits import check_count, check_directions, check_not_negative, check_panels, check_positive, check_seed
 from zoft.lockstep import Lockstep, TakenLoss
 from zoft.perturb import ReadOnly, choose_perturbation, evaluation_mode
 from zoft.perturb import perturbation as make_perturbation
@@ -31,7 +34,7 @@ from zoft.spread import Spread
 from zoft.storage import choose_rounding
 from zoft.streaming.stream import streamed
 from zoft.tally import Part, Taken, Totals, total
-from zoft.together import check_together
+from zoft.together import check_merging, check_together
 
 Loss = Callable[[], "torch.Tensor | float"]
 # Settings that a checkpoint does not name because it is older than they are -> what it was trained with.
@@ -74,6 +77,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         direction_groups: int = 1,
         panels: str = "jit",
         row_budget: int | None = None,
+        merge_every: int = 1,
     ) -> None:
         """
         Args:
@@ -96,6 +100,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             panels: how read-only losses see displaced weights: `jit`, one point after the other, or `lockstep`, all points of
                 a step as rows of one batch (`zoft.lockstep`), for closures that are a `zoft.BatchLoss`.
             row_budget: the most rows that go through the model at once in lockstep; None: those of all points.
+            merge_every: with thin factors, steps whose updates of matrices are merged into them at once (`zoft.backlog`), where
+                `ahead` lets them wait; 1: every step writes its own.
 
         Raises:
             UsageError: a setting cannot work with this model; the message says which and why.
@@ -113,6 +119,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         law, held = self.source.distribution, streamed(model) is None and not any(map(is_sharded, trainable))
         plain = form is None and direction_groups == 1 and held
         check_panels(panels, perturbation, row_budget)
+        check_count("zo_merge_every", merge_every)
         perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=law, plain=plain)
         rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
         self.rule = make_rule(rule, **(rule_settings or {}))
@@ -130,6 +137,10 @@ class ZOOptimizer(torch.optim.Optimizer):
         for count in directions.counts:
             self.spread.check(count, perturbation)
         check_together(self.source, self.space, perturbation=perturbation, groups=direction_groups, panels=panels)
+        if merge_every > 1:
+            sums = self.rule.sums and not self.rule.buffers
+            check_merging(self.source, self.space, perturbation, rule, sums)
+        self.backlog = Backlog(merge_every, wide=any(weight.dtype is torch.float64 for weight in trainable))
         self.sphere = Sphere(self.space) if self.source.sphere else None
         self.estimator = make_estimator(estimator, eps=eps)
         if self.estimator.curved != self.rule.curved:
@@ -142,9 +153,11 @@ class ZOOptimizer(torch.optim.Optimizer):
             self.rule.check(self.source.at(0, count))
         self.rule_state = self.rule.init()
         self.perturbation = (
-            Lockstep(self.space, model, row_budget)
+            Lockstep(self.space, model, row_budget, self.backlog)
             if panels == "lockstep"
-            else make_perturbation(perturbation, self.space, eps=eps, distribution=self.source.distribution)
+            else make_perturbation(
+                perturbation, self.space, eps=eps, distribution=self.source.distribution, backlog=self.backlog
+            )
         )
         self._devices = {weight.device for weight in model.parameters()}  # where a loss may draw random numbers
         self.steps = 0  # optimizer steps so far: the next step's index
@@ -206,7 +219,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         loss = SameDraws(TakenLoss(closure), self._devices)
         asked = self._asked_points(self._request)
         also = asked if isinstance(self.perturbation, Lockstep) else []
-        with evaluation_mode(self.model):
+        with self._whole_if_raised(), evaluation_mode(self.model):
             losses = self.perturbation.losses([*population, *also], loss, hold=hold and not self._request.points)
             losses, extra = losses[: len(population)], losses[len(population) :]
             if not also:
@@ -246,23 +259,37 @@ class ZOOptimizer(torch.optim.Optimizer):
 
         Where `ahead` is set and nobody watches who could read a weight, they are left where the next losses want them: in place
         at the first point (two passes a step instead of three), in lockstep with the update still to be made, which the next
-        losses do in the reading of each weight that they need anyway; for the same bits. Set it only where nothing reads a
+        losses do in the reading of each weight that they need anyway; for the same bits. With `merge_every` matrices are left
+        without the updates of several steps, which losses see beside them. Set it only where nothing reads a
         weight before the next losses are taken; `settle` brings the weights where they belong, and is called before state_dict.
 
         Returns:
             The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last
             step.
         """
-        try:
+        with self._whole_if_raised():
             if closure is not None:
                 self.accumulate(closure, hold=True)
             loss = self._step() if self._parts else None
-        except BaseException:
-            self.perturbation.restore()
-            raise
         if not self.perturbation.begun:
             self.perturbation.restore()
         return loss
+
+    @contextmanager
+    def _whole_if_raised(self) -> Iterator[None]:
+        """An exception inside leaves the weights where they belong."""
+        try:
+            yield
+        except BaseException:
+            self.perturbation.restore()
+            self._merge()
+            raise
+
+    def _merge(self) -> None:
+        """Bring matrices up to date."""
+        moves = self.backlog.take()
+        if moves:
+            self.space.move_(moves, matrices=True)
 
     def _step(self) -> float:
         directions = self._directions(self.steps)
@@ -319,6 +346,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         that the log tells of it.
         """
         self.perturbation.restore()
+        self._merge()
         self._parts, self._request = [], None
         cycles = self.perturbation.cycles
         if cycles:
@@ -329,16 +357,28 @@ class ZOOptimizer(torch.optim.Optimizer):
         """Bring the weights back where `ahead` left them at the next step's first point.
 
         In place the way there and back has rounded, so a step that moves nothing goes into the log: rather do not set `ahead`
-        then. In lockstep the update that was left for the next losses is made now.
+        then. In lockstep the update that was left for the next losses is made now, with `merge_every` all that waited.
         """
         self.catch_up()
         if self.perturbation.begun:
             self.discard()
+        self._merge()
+
+    @property
+    def settled(self) -> bool:
+        """Whether the weights are where they belong."""
+        return not (self.perturbation.begun or self.perturbation.cycles or self.backlog)
 
     def apply(self, step: Step, *, ahead: bool = False) -> None:
         """Spend one step, and with `ahead` begin the way of the next one: the only path from a Step to the weights."""
         before, self.space.torn = self.space.torn, True
+        if Flag.MERGED in step.flags:  # a step that was logged
+            self._merge()
+        if self.backlog.keeps and not self.backlog:
+            step = replace(step, flags=step.flags | Flag.MERGED)
         move, self.rule_state = spend(self.rule, self.rule_state, step)
+        if self.backlog.keeps:
+            move = self._leave(move, ahead)
         back = self.perturbation.take_back()
         spent = back if move is None else [*back, move]
         first = self.perturbation.begin(lambda: self._population(step.index + 1)) if ahead else []
@@ -362,6 +402,14 @@ class ZOOptimizer(torch.optim.Optimizer):
         if self.unfinished is not None:
             self.unfinished()
 
+    def _leave(self, move: Move | None, ahead: bool) -> None:
+        """Move vectors, and matrices where it is time or nobody may wait for them."""
+        if move is not None:
+            self.space.move_([move], matrices=False)
+            self.backlog.add(move)
+        if self.backlog.due or not ahead:
+            self._merge()
+
     def _settings(self) -> dict[str, Any]:
         """All that a run must keep when it is resumed, to be the same run."""
         return {
@@ -374,6 +422,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             "panels": "lockstep" if isinstance(self.perturbation, Lockstep) else "jit",
             "estimator": self.estimator.settings(),
             "rule": self.rule.settings(),
+            "merge_every": self.backlog.every,
             "weight_rounding": self.space.rounding.value,  # `auto` may choose another one on another machine
         }
 
@@ -414,6 +463,7 @@ class ZOOptimizer(torch.optim.Optimizer):
                 raise UsageError(f"the checkpoint was trained with {key} {theirs!r}, this run has {value!r}")
         super().load_state_dict(state_dict)
         self.perturbation.take_back()  # from weights that are others now
+        self.backlog.take()
         self._parts, self._request, self.perturbation.cycles = [], None, 0  # of a step from other weights
         self.steps, self.skipped = mine["steps"], mine["skipped"]
         self.rule_state = mine["rule_state"]

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from zoft.backends import Move, Point, Term
+from zoft.backlog import Backlog
 from zoft.directions import Distribution
 from zoft.displaced import report_too_large
 from zoft.errors import UsageError
@@ -81,13 +82,16 @@ class ReadOnly(Perturbation):
 
     name = "read_only"
 
-    def __init__(self, space: ParameterSpace) -> None:
+    def __init__(self, space: ParameterSpace, backlog: Backlog | None = None) -> None:
+        """`backlog`: what matrices lack, and losses see beside them."""
         super().__init__(space)
+        self._backlog = Backlog() if backlog is None else backlog
         self._view = ReadOnlyView(space)
         self._in_turns = True  # a streamed block is brought in once for all points
 
     def losses(self, population: Sequence[Point], loss: Callable[[], T], *, hold: bool = False) -> list[T]:
         self.space.settle()  # after a pass that was cut short
+        population = self._seen(population)
         if self._in_turns and len(population) > 1 and self.space.streamed is not None:
             try:
                 each = [functools.partial(self._view.evaluate, point, loss) for point in population]
@@ -98,6 +102,11 @@ class ReadOnly(Perturbation):
                 )
                 self._in_turns = False
         return [self._view.evaluate(point, loss) for point in population]
+
+    def _seen(self, population: Sequence[Point]) -> Sequence[Point]:
+        """The points as they lie from the weights as they stand."""
+        lacking = self._backlog.point
+        return [lacking + point for point in population] if lacking else population
 
     def _suspend(self, loss: Callable[[], T]) -> Callable[[], None]:
         resume, draw = self._view.suspend(), loss.suspend() if isinstance(loss, SameDraws) else None
@@ -211,8 +220,10 @@ def _between(start: Point, stop: Point) -> Move:
     return Move(tuple(Term(direction, scale) for direction, scale in scales.items()), to_nearest=True)
 
 
-def perturbation(name: str, space: ParameterSpace, *, eps: float, distribution: Distribution) -> Perturbation:
-    """`read_only`, `in_place` or `auto`.
+def perturbation(
+    name: str, space: ParameterSpace, *, eps: float, distribution: Distribution, backlog: Backlog | None = None
+) -> Perturbation:
+    """`read_only`, `in_place` or `auto`; `backlog` as in `ReadOnly`.
 
     Raises:
         UsageError: another name, or in-place where it would damage the weights.
@@ -220,7 +231,7 @@ def perturbation(name: str, space: ParameterSpace, *, eps: float, distribution: 
     weights = (slot.weight for slot in space.slots)
     name = choose_perturbation(name, weights, eps=eps, distribution=distribution)
     if name == "read_only":
-        return ReadOnly(space)
+        return ReadOnly(space, backlog)
     if name == "in_place":
         return InPlace(space, eps=eps, distribution=distribution)
     raise UsageError(f"perturbation {name!r} does not exist; there are: {', '.join(NAMES)}")

@@ -50,6 +50,11 @@ class Slot:
         return self.held if self.shard is None else self.shard.part
 
     @property
+    def is_matrix(self) -> bool:
+        """Whether directions with thin factors have factors here; to a vector, or a matrix of one column, they are dense."""
+        return self.window.total_columns > 1
+
+    @property
     def parameter(self) -> nn.Parameter:
         """As the model holds it."""
         return self.held if self.shard is None else self.shard.parameter  # type: ignore[return-value]
@@ -230,11 +235,13 @@ class ParameterSpace:
         if self.streamed is not None:
             self.streamed.carrier.settle()
 
-    def move_(self, moves: Sequence[Move]) -> None:
-        """Apply `moves` in order to every weight, rounding to storage after each."""
+    def move_(self, moves: Sequence[Move], matrices: bool | None = None) -> None:
+        """Apply `moves` in order to every weight, rounding to storage after each; or to matrices, or all others, alone."""
         self.reshard()
         before, self.torn = self.torn, True
         for block, written in self._written:
+            if matrices is not None:
+                written = [(target, slot) for target, slot in written if slot.is_matrix is matrices]
             with nullcontext() if block is None or self.streamed is None else self.streamed.here(block):
                 self._write(written, moves)
         self.settle()

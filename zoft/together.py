@@ -3,9 +3,36 @@
 from __future__ import annotations
 
 from zoft.backends.scaled import ScaledBackend
-from zoft.directions import DirectionSource
+from zoft.directions import DirectionSource, LowRank
 from zoft.errors import UsageError
 from zoft.space import ParameterSpace
+
+
+def check_merging(source: DirectionSource, space: ParameterSpace, perturbation: str, rule: str, sums: bool) -> None:
+    """Raises UsageError where updates of matrices cannot wait (`zoft.backlog`).
+
+    Args:
+        rule: its name.
+        sums: whether its moves are sums of multiples of directions, and nothing is kept beside the weights.
+    """
+    if not isinstance(source.form, LowRank) or perturbation == "in_place":
+        form = source.form.shape if source.form else "dense"
+        raise UsageError(
+            "zo_merge_every keeps updates as multiples of thin directions, which read-only losses see through their factors, "
+            f"but zo_shape={form} and perturbation={perturbation} were given: take zo_shape=low_rank or subspace and "
+            "perturbation=read_only, or leave zo_merge_every at 1"
+        )
+    if not sums:
+        raise UsageError(
+            f"zo_merge_every keeps updates as multiples of directions, and those of zo_rule={rule} with these settings "
+            "are spent tensor by tensor: take sgd, or momentum or adam with zo_momentum_buffer=window, or leave zo_merge_every "
+            "at 1"
+        )
+    if space.sharded or space.streamed is not None:
+        raise UsageError(
+            "zo_merge_every keeps factors beside whole weights, and those of a sharded or streamed model come and go: leave it "
+            "at 1"
+        )
 
 
 def check_together(

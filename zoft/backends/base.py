@@ -44,6 +44,7 @@ class Term:
 
     direction: Direction
     scale: float
+    waits: bool = False  # of an update that matrices still lack and vectors have (`zoft.backlog`): these do not see it
 
 
 Factors = tuple[torch.Tensor, torch.Tensor]  # A [rows, r] and B [columns, r], float32: z is A B^T

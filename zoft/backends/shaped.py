@@ -15,7 +15,7 @@ import torch
 from zoft.backends.base import Backend, Factors, Make, Move, Point, Rounding, Target, Term, wide
 from zoft.backends.low_rank import Scales
 from zoft.backends.reference import ReferenceBackend
-from zoft.backends.stacked import Stacked, drawn_together, is_whole
+from zoft.backends.stacked import Stacked, drawn_together, is_whole, stacked_rows
 from zoft.directions import Direction, LowRank, Window, factors, for_window, sees
 from zoft.directions.low_rank import product
 
@@ -134,6 +134,8 @@ class ShapedBackend(Backend):
         self._of(target, [*seen, *map(Move, shown)]).panel_pair(target, shown, copies, seen, rounding)
 
     def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
+        if target.window.total_columns > 1 and any(point and point[0].waits for point in points):
+            return stacked_rows(ids, target.weight, self._stacked.tables(points, target, _seen))
         shown = [_seen(p, target) for p in points]
         return self._of(target, [*map(Move, shown)]).perturbed_embedding(ids, target, shown)
 
@@ -187,9 +189,10 @@ def _size(made: Mapping[Any, Factors]) -> int:
 
 
 def _seen(terms: Point, target: Target) -> Point:
-    """The terms as this target sees them."""
+    """The terms as this target sees them; a vector has what waits already."""
     window = target.window
-    return tuple(Term(for_window(t.direction, window), t.scale) for t in terms if sees(t.direction, window))
+    own = (term for term in terms if not (term.waits and window.total_columns == 1) and sees(term.direction, window))
+    return tuple(Term(for_window(term.direction, window), term.scale) for term in own)
 
 
 def _moves(moves: Sequence[Move], target: Target) -> list[Move]:

@@ -143,6 +143,16 @@ class Stacked:
         return *columns.of_members(plan, count), plan.scales(columns.rank, weight)
 
 
+def stacked_rows(ids: torch.Tensor, weight: torch.Tensor, tables: Tables) -> torch.Tensor:
+    """Rows of W + sum_k s_gk A_k B_k^T: [points, ..., columns] for ids [points, ...], added in the accumulator's type."""
+    left, right, scales = tables
+    kind, wanted = wide(weight), ids.reshape(len(scales), -1)
+    rows = weight.detach()[wanted].to(kind)
+    for own, where, a, b, scale in zip(rows, wanted, left, right, scales, strict=True):
+        own += (a[where].to(kind) * scale) @ b.t().to(kind)
+    return rows.to(weight.dtype).view(*ids.shape, weight.shape[1])
+
+
 def is_whole(window: Window) -> bool:
     """Whether a window covers all of its parameter."""
     return window.shape == (window.total_rows, window.total_columns)

@@ -26,3 +26,8 @@ def check_sharded_run(settings: Mapping[str, Any]) -> None:
             f"zo_direction_groups={settings['zo_direction_groups']} cannot be had with fsdp_size or tp_size: all processes "
             "gather a weight at once, for the same points; leave it out"
         )
+    if settings.get("zo_merge_every", 1) > 1:
+        raise UsageError(
+            f"zo_merge_every={settings['zo_merge_every']} cannot be had with fsdp_size or tp_size: factors of whole weights "
+            "would lie beside parts; leave it out"
+        )

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from zoft.backends import Move, Point
+from zoft.backlog import Backlog
 from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.limits import check_count
 from zoft.lockstep.loss import TakenLoss
@@ -41,7 +42,9 @@ class Lockstep(ReadOnly):
     well and compared.
     """
 
-    def __init__(self, space: ParameterSpace, model: nn.Module, row_budget: int | None = None) -> None:
+    def __init__(
+        self, space: ParameterSpace, model: nn.Module, row_budget: int | None = None, backlog: Backlog | None = None
+    ) -> None:
         """
         Args:
             row_budget: the most rows that go through the model at once; more members than fit take turns; None: any number.
@@ -49,7 +52,7 @@ class Lockstep(ReadOnly):
         Raises:
             UsageError: a trained parameter whose module cannot be run in lockstep.
         """
-        super().__init__(space)
+        super().__init__(space, backlog)
         if row_budget is not None:
             check_count("zo_row_budget", row_budget)
         self._budget = row_budget
@@ -70,7 +73,7 @@ class Lockstep(ReadOnly):
         """
         if not isinstance(loss, SameDraws) or not isinstance(loss.loss, TakenLoss):
             raise UsageError("zo_panels=lockstep takes the losses of ZOOptimizer alone; use zo_panels=jit")
-        rows, found = loss.loss.rows, []
+        population, rows, found = self._seen(population), loss.loss.rows, []
         for start, stop in shares(len(population), rows, self._budget):
             found += self._at_once(population[start:stop], rows, loss)
         return found

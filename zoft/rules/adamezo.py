@@ -29,6 +29,7 @@ class AdaMeZO(Rule):
 
     name = "adamezo"
     single = True
+    sums = False
 
     def __init__(self, beta: float = 0.9, beta2: float = 0.99, delta: float = 1e-8, window: int | None = None) -> None:
         """

@@ -24,6 +24,7 @@ class Rule(ABC):
     # takes 4 bytes for each. They are known to fewer digits than that: an estimate's first three digits are noise.
     single = False
     curved = False  # reads the curvatures of an estimate
+    sums = True  # whether its moves are sums of multiples of directions; otherwise they are spent tensor by tensor
     buffers: tuple[str, ...] = ()  # of `zoft.buffers`: tensors as large as the weights that its moves go through
 
     def init(self) -> State:

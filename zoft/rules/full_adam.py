@@ -28,6 +28,7 @@ class FullAdam(Rule):
 
     name = "full_adam"
     single = True
+    sums = False
     buffers = ("momentum", "square")
 
     def __init__(self, beta: float = 0.9, beta2: float = 0.99, delta: float = 1e-8) -> None:

@@ -29,6 +29,7 @@ class HiZOO(Rule):
 
     name = "hizoo"
     single = True
+    sums = False
     curved = True
     buffers = ("curvature",)
 

@@ -31,6 +31,7 @@ class Muon(Rule):
 
     name = "muon"
     single = True
+    sums = False
 
     def __init__(self, beta: float = 0.9, window: int | None = None) -> None:
         """

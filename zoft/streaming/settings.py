@@ -35,3 +35,8 @@ EXCLUDED: Excluded = {
 def check_streamed_run(settings: Mapping[str, Any]) -> None:
     """UsageError for the first of a run's settings, by name, that cannot be had while blocks are streamed."""
     check_excluded(settings, EXCLUDED, "memory_budget", otherwise=", or no memory_budget")
+    if settings.get("zo_merge_every", 1) > 1:
+        raise UsageError(
+            f"zo_merge_every={settings['zo_merge_every']} cannot be had with memory_budget: factors lie beside weights that "
+            "stay where they are; leave it out"
+        )

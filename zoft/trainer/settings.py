@@ -17,6 +17,7 @@ FACTORED, MASKED = ("low_rank", "subspace"), ("random_mask", "small_weights")
 # Rules with a second moment for every weight -> the rule that they are along one direction of signs.
 ALREADY = {"full_adam": "adam zo_momentum_buffer=full", "adamezo": "adam"}
 TENSORS = ("full_adam", "adamezo")  # rules whose displacement is a tensor, which no mask of small weights reaches
+MERGED = ("sgd", "momentum", "adam")  # rules whose updates can wait
 READ_BY: ReadBy = {  # settings that only some rules or shapes read
     "zo_momentum": ("zo_rule", ("momentum", "adam", "full_adam", "adamezo", "muon")),
     "zo_beta2": ("zo_rule", ("adam", "full_adam", "adamezo")),
@@ -24,6 +25,7 @@ READ_BY: ReadBy = {  # settings that only some rules or shapes read
     "zo_momentum_buffer": ("zo_rule", ("momentum", "adam")),
     "zo_hessian_smoothing": ("zo_rule", ("hizoo",)),
     "zo_rank": ("zo_shape", FACTORED),
+    "zo_merge_every": ("zo_shape", FACTORED),
     "zo_refresh": ("zo_shape", (*FACTORED, "random_mask")),
     "zo_sparsity": ("zo_shape", MASKED),
 }
@@ -57,6 +59,9 @@ class ZOSettings(StabilitySettings):
     )
     zo_rank: int = 2  # of low_rank and subspace
     zo_refresh: int = 1  # steps for which the right factor (of subspace both), or a random mask, stays
+    zo_merge_every: int = (
+        1  # steps whose updates wait beside the matrices, of low_rank and subspace, and are merged at once
+    )
     zo_sparsity: float = 0.75  # of the masks: the share of each matrix that stands still
     zo_blocks: int = 1  # of layers, of which each step moves one; 1: all layers in every step
     zo_block_order: Literal["cyclic", "random"] = "cyclic"
@@ -99,6 +104,7 @@ class ZOSettings(StabilitySettings):
             )
         self._check_rule()
         check_read(self, READ_BY)
+        self._check_merging()
         if self.zo_light_checkpoints and self.guard == "rewind":
             raise UsageError(
                 "zo_light_checkpoints=true keeps no weights in a checkpoint, and guard=rewind would need those of the places "
@@ -111,6 +117,27 @@ class ZOSettings(StabilitySettings):
             raise UsageError(
                 f"perturbation=in_place cannot restore weights that carry residual bits (weight_rounding="
                 f"{self.weight_rounding}); use perturbation=read_only or weight_rounding=stochastic"
+            )
+
+    def _check_merging(self) -> None:
+        check_count("zo_merge_every", self.zo_merge_every)
+        if self.zo_merge_every == 1:
+            return
+        if self.perturbation == "in_place":
+            raise UsageError(
+                "zo_merge_every lets updates wait beside the matrices, where read-only losses see them, and perturbation="
+                "in_place writes all weights in every step: take perturbation=read_only, or leave out zo_merge_every"
+            )
+        if self.zo_rule not in MERGED or self.zo_momentum_buffer == "full":
+            raise UsageError(
+                f"zo_merge_every keeps updates as multiples of directions, and zo_rule={self.zo_rule} with "
+                f"zo_momentum_buffer={self.zo_momentum_buffer} spends tensors: take {', '.join(MERGED)} with "
+                "zo_momentum_buffer=window, or leave it out"
+            )
+        if self.guard == "rewind":
+            raise UsageError(
+                "guard=rewind looks at the weights after every step, so with it no update could wait: use guard=skip, or leave "
+                "out zo_merge_every"
             )
 
     def _check_rule(self) -> None:
@@ -215,7 +242,7 @@ class ZOSettings(StabilitySettings):
             "perturbation": self.perturbation, "weight_rounding": self.weight_rounding, "estimator": self.zo_estimator,
             "rule": self.zo_rule, "rule_settings": self.rule_settings, "form": self.form, "blocks": self.blocks,
             "backend": self.zo_backend, "direction_groups": self.zo_direction_groups, "panels": self.zo_panels,
-            "row_budget": self.zo_row_budget,
+            "row_budget": self.zo_row_budget, "merge_every": self.zo_merge_every,
         }  # fmt: skip
 
     @property

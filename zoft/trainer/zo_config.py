@@ -77,6 +77,9 @@ class ZOConfig(TrainingArguments):
     )
     zo_rank: int = field(default=ZOSettings.zo_rank, metadata={"help": "Columns of the thin factors."})
     zo_refresh: int = field(default=ZOSettings.zo_refresh, metadata={"help": "Steps for which factors or a mask stay."})
+    zo_merge_every: int = field(
+        default=ZOSettings.zo_merge_every, metadata={"help": "Steps after which thin updates are merged into matrices."}
+    )
     zo_sparsity: float = field(
         default=ZOSettings.zo_sparsity, metadata={"help": "Share of each matrix that a mask lets stand still."}
     )

@@ -55,6 +55,7 @@ class Header:
     thresholds: dict[str, float] = field(default_factory=dict)  # of small_weights, by parameter
     blocks: list[Any] = field(default_factory=list)  # of layers, one a step (`Blocks.plain`); empty: all layers
     schedule: list[Any] = field(default_factory=list)  # of q (`Schedule.plain`); empty: constant
+    merge_every: int = 1  # 1: every step wrote all its update; else that of matrices waited, see `Flag.MERGED`
     first: int = 0  # index of the first record's step
     rule_state: dict[str, Any] = field(default_factory=dict)  # before the first record
     versions: dict[str, str] = field(default_factory=dict)
@@ -68,6 +69,8 @@ class Header:
             raise TrajectoryError("the log's header is damaged: it names no trained parameters")
         if not (1 <= self.directions <= MAX_INDEX and 1 <= self.capacity <= 4 * MAX_INDEX and 0 <= self.first < 2**32):
             raise TrajectoryError("the log's header is damaged: its number of directions or first step is out of range")
+        if self.merge_every < 1:
+            raise TrajectoryError(f"the log's header is damaged: merge_every is {self.merge_every}")
         if self.distribution not in LAWS or not 0 <= self.seed < 2**32:
             raise TrajectoryError(
                 f"the log's header is damaged: seed {self.seed}, distribution {self.distribution!r:.60}"
@@ -157,6 +160,7 @@ def describe(
         thresholds=dict(space.thresholds),
         blocks=optimizer.source.blocks.plain() if optimizer.source.blocks else [],
         schedule=optimizer.schedule.plain() if len(optimizer.schedule.parts) > 1 else [],
+        merge_every=optimizer.backlog.every,
         first=optimizer.steps,
         rule_state=optimizer.rule_state,
         versions={"zoft": __version__, "torch": torch.__version__, "python": platform.python_version()},

@@ -51,6 +51,7 @@ def attach(
         TrajectoryError: the log ends before the present step, belongs to a run with other settings, or is damaged.
     """
     path = Path(path)
+    optimizer.settle()
     try:
         if optimizer.steps == 0:
             if path.exists():

@@ -105,8 +105,7 @@ class Recorder:
 
     def _mark(self, state: str | None) -> Mark:
         optimizer = self._optimizer
-        elsewhere = optimizer.perturbation.cycles or optimizer.perturbation.begun
-        if optimizer.steps != self.steps or optimizer.space.torn or elsewhere:
+        if optimizer.steps != self.steps or optimizer.space.torn or not optimizer.settled:
             return Mark(self.steps, self._check, None)
         if state is None and not optimizer.space.sharded:
             state = state_fingerprint(optimizer.space, optimizer.rule_state)

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 from torch import nn
 
 from zoft.backends import Move, Rounding, TensorMove
+from zoft.backlog import Backlog
 from zoft.errors import UsageError
-from zoft.estimate import Step
+from zoft.estimate import Flag, Step
 from zoft.estimators import estimator as make_estimator
 from zoft.perturb import in_place_path
 from zoft.rules import Rule, State, spend
@@ -56,23 +57,42 @@ def replay(model: nn.Module, log: TrajectoryLog, until: int | None = None, *, ba
 def advance(space: ParameterSpace, header: Header, steps: Sequence[Step], state: State) -> State:
     """Repeat `steps` on weights that are where they were before the first of them; the rule's state after them.
 
+    Where updates of matrices waited (zo_merge_every), they are merged where they were, and what still waits at the end there:
+    the weights are those that an evaluation after the last step would have seen.
+
     Raises:
         TrajectoryError: they do not follow one another; the weights are untouched then.
     """
     if any(after.index != before.index + 1 for before, after in pairwise(steps)):
         raise TrajectoryError("the steps to repeat do not follow one another: one is missing, or there twice")
-    writes = Writes(header, state)
-    pending: list[Move] = []
+    writes, backlog = Writes(header, state), backlog_of(header)
+    now: list[Move] = []  # of all weights; where matrices wait, of the others
+    late: list[Move] = []  # of matrices
     terms = 0
     for step in steps:
+        if Flag.MERGED in step.flags:
+            late += backlog.take()
         for move, _ in writes.of(step):
-            pending.append(move)
+            now.append(move)
+            if backlog.keeps:
+                backlog.add(move)
             terms += len(move.terms)
         if terms >= TERMS_AT_ONCE:
-            space.move_(pending)
-            pending, terms = [], 0
-    space.move_(pending)
+            _write(space, now, late, backlog.keeps)
+            now, late, terms = [], [], 0
+    _write(space, now, [*late, *backlog.take()], backlog.keeps)
     return writes.state
+
+
+def _write(space: ParameterSpace, now: Sequence[Move], late: Sequence[Move], apart: bool) -> None:
+    space.move_(now, matrices=False if apart else None)
+    if apart:
+        space.move_(late, matrices=True)
+
+
+def backlog_of(header: Header) -> Backlog:
+    """Empty, and as that of the run."""
+    return Backlog(header.merge_every, wide=any(parameter.dtype == "float64" for parameter in header.parameters))
 
 
 class Writes:

@@ -28,6 +28,7 @@ class Snapshot:
     @classmethod
     def take(cls, optimizer: ZOOptimizer) -> Snapshot:
         """A copy of where `optimizer` stands; as many bytes as the trained weights."""
+        optimizer.settle()
         return cls(
             step=optimizer.steps,
             weights={slot.name: _copy(slot.weight) for slot in optimizer.space.slots},
