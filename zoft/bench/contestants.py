@@ -10,6 +10,9 @@ mezo_harness        its step as its harness runs a classification task: one sequ
 captured            the step of `read_only` as one CUDA graph (`zoft.captured`), on the forwards of `forwards_held`
 <mode>_passes       the same without forwards (in place; read-only panels are made inside the forward)
 <mode>_label        zoft's step on the forwards of `forwards_label`
+
+Where updates of matrices wait (`merge_every`), a run is as many steps as lie between two merges, and a sample is their mean:
+each holds one merge, and every length of what waits.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ from zoft.perturb import evaluation_mode
 LR = 1e-7
 EPS = 2.0**-10
 CANDIDATES = 2  # of the classification step
-THIN = LowRank("low_rank", rank=1)
+THIN = {"form": LowRank("low_rank", rank=1), "merge_every": 8}
 MODES: dict[str, dict[str, Any]] = {
     "read_only": {"perturbation": "read_only", "weight_rounding": "auto"},
     "read_only_gaussian": {"perturbation": "read_only", "weight_rounding": "auto", "distribution": "gaussian"},
@@ -47,8 +50,8 @@ MODES: dict[str, dict[str, Any]] = {
         "panels": "lockstep",
         "distribution": "gaussian",
     },
-    "low_rank": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN},
-    "low_rank_lockstep": {"perturbation": "read_only", "weight_rounding": "auto", "form": THIN, "panels": "lockstep"},
+    "low_rank": {"perturbation": "read_only", "weight_rounding": "auto", **THIN},
+    "low_rank_lockstep": {"perturbation": "read_only", "weight_rounding": "auto", "panels": "lockstep", **THIN},
 }
 CAPTURED = "captured"
 PLAIN = ("forwards", "forwards_held", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
@@ -186,9 +189,18 @@ class Contestants:
             ),
         }
 
+        steps = merged_every(mode)
+
         def run() -> None:
             with split_times(optimizer) as split:
-                optimizer.step(losses[kind])
-            taken.append(split)
+                for _ in range(steps):
+                    optimizer.step(losses[kind])
+            taken.append(Split(split.panels / steps, split.sweeps / steps, split.whole / steps))
 
+        run.steps = steps  # type: ignore[attr-defined]
         return run
+
+
+def merged_every(mode: str) -> int:
+    """Steps of a mode whose updates of matrices are one sweep."""
+    return int(MODES[mode].get("merge_every", 1))

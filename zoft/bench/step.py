@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from zoft.bench.ceilings import Ceilings
-from zoft.bench.contestants import CANDIDATES, CAPTURED, MODES, Batch, Contestants
+from zoft.bench.contestants import CANDIDATES, CAPTURED, MODES, Batch, Contestants, merged_every
 from zoft.bench.peak import peak_bytes
 from zoft.bench.timing import Samples, Spread, interleave, ratio
 
@@ -81,6 +81,7 @@ class Cell:
             # read W (in lockstep once) and make two copies; read and write it once
             reads = 3 if "lockstep" in name else 4
             passes = (0 if name.startswith("low_rank") else reads * size * self.weights) + 2 * size * self.weights
+            passes = passes / merged_every(name.split("_label")[0])
         if name.endswith("_passes"):
             return passes, 0.0
         return forwards[0] + passes, forwards[1]

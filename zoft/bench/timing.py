@@ -83,12 +83,13 @@ def interleave(
 
 
 def once(work: Callable[[], object], device: torch.device | str = "cpu") -> Sample:
-    """One run, from an idle device to an idle device."""
+    """One run, from an idle device to an idle device; of work that is several `steps`, the mean of them."""
+    steps = getattr(work, "steps", 1)
     _wait(device)
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     _wait(device)
-    return Sample(time.perf_counter() - wall, time.process_time() - cpu)
+    return Sample((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps)
 
 
 def ratio(samples: Samples, of: str, to: str, clock: str = "wall") -> Spread:
