@@ -66,6 +66,10 @@ class Agreement:
     def __init__(self, space: ParameterSpace, every: int) -> None:
         self.space, self.every = space, every
 
+    def reads_weights(self, step: int) -> bool:
+        """Whether weights are compared after this step."""
+        return (step + 1) % self.every == 0
+
     def __call__(self, step: Step) -> None:
         """Compare after `step`; the bytes of a comparison are 24 a rank.
 
@@ -73,7 +77,7 @@ class Agreement:
             ReplicaError: a rank differs; the message names it and what differs.
         """
         alone = Flag.INTERRUPTED in step.flags  # an exception on this rank: the others are elsewhere
-        if alone or (step.index + 1) % self.every:
+        if alone or not self.reads_weights(step.index):
             return
         mine = {
             "seed": step.estimate.directions[0].seed,

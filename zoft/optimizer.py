@@ -309,8 +309,13 @@ class ZOOptimizer(torch.optim.Optimizer):
             flags=flags if estimate.finite else flags | Flag.NONFINITE,
             evaluations=max(len(parts), self.perturbation.cycles),  # more: begun, given up and taken again
         )
-        self.apply(step, ahead=self.ahead and not any(getattr(seen, "reads_weights", True) for seen in self.observers))
+        self.apply(step, ahead=self.ahead and not self._watched())
         return step.estimate.loss
+
+    def _watched(self) -> bool:
+        """Whether an observer may read a weight after the step to come: its `reads_weights`, by step or for good, tells."""
+        told = (getattr(seen, "reads_weights", True) for seen in self.observers)
+        return any(reads(self.steps) if callable(reads) else reads for reads in told)
 
     def _governed(self, lr: float, estimate: Estimate, totals: Totals) -> tuple[float, Flag]:
         """The learning rate that the governor leaves of `lr`, and what it did."""

@@ -14,6 +14,7 @@ import torch
 
 import zoft
 from tests.trajectory.runs import Moody, Tiny, detach, loss, make, train
+from zoft.agreement import Agreement
 from zoft.backends import Move, Term
 from zoft.directions import Blocks, LowRank, draw
 from zoft.errors import UsageError
@@ -330,3 +331,13 @@ def test_settings_that_cannot_wait_are_refused_early(told: str, settings: dict[s
     with pytest.raises(UsageError, match=told):
         ZOSettings(**{"zo_shape": "low_rank", "zo_merge_every": 4, **settings})
     assert ZOSettings(zo_shape="low_rank", zo_merge_every=4).optimizer_settings["merge_every"] == 4
+
+
+def test_weights_are_compared_where_they_are_merged() -> None:
+    """Between the comparisons of all ranks' weights updates wait; the weights that are compared have them."""
+    optimizer, seen = waiting(Tiny()), []
+    comparing = Agreement(optimizer.space, 3)
+    optimizer.observers += [comparing, lambda step: seen.append(bool(optimizer.backlog))]
+    optimizer.observers[1].reads_weights = False  # type: ignore[attr-defined]
+    train(optimizer, 7)
+    assert seen == [True, True, False, True, True, False, True]
