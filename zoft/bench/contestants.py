@@ -203,4 +203,4 @@ class Contestants:
 
 def merged_every(mode: str) -> int:
     """Steps of a mode whose updates of matrices are one sweep."""
-    return int(MODES[mode].get("merge_every", 1))
+    return int(MODES.get(mode, {}).get("merge_every", 1))
