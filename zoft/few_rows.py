@@ -27,7 +27,7 @@ class OfAllRows(ABC):
 
     @abstractmethod
     def over(self, x: torch.Tensor, rows: int, outputs_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
-        """It, [..., 1], from the outputs [..., n] of some of the `rows` of the weight at a time."""
+        """It, from the outputs [..., n] of some of the `rows` of the weight at a time."""
 
 
 class GivesRows(functools.partial[torch.Tensor]):
@@ -43,7 +43,7 @@ def can_give_rows(layer: object) -> bool:
 
 @contextmanager
 def only_rows(layer: nn.Linear, ids: torch.Tensor | OfAllRows) -> Iterator[None]:
-    """Inside, `layer(x)` is [..., len(ids)]: outputs `ids` [n] int64; or [..., 1], what is made of all.
+    """Inside, `layer(x)` is [..., len(ids)]: outputs `ids` [n] int64; or what is made of all.
 
     >>> layer, x = nn.Linear(3, 5), torch.ones(2, 3)
     >>> with only_rows(layer, torch.tensor([4, 0])):

@@ -38,7 +38,7 @@ from zoft.together import check_merging, check_together
 
 Loss = Callable[[], "torch.Tensor | float"]
 # Settings that a checkpoint does not name because it is older than they are -> what it was trained with.
-BEFORE: dict[str, Any] = {"form": [], "blocks": [], "panels": "jit"}
+BEFORE: dict[str, Any] = {"form": [], "blocks": [], "panels": "jit", "merge_every": 1}
 
 
 class ZOOptimizer(torch.optim.Optimizer):
@@ -309,10 +309,11 @@ class ZOOptimizer(torch.optim.Optimizer):
             flags=flags if estimate.finite else flags | Flag.NONFINITE,
             evaluations=max(len(parts), self.perturbation.cycles),  # more: begun, given up and taken again
         )
-        self.apply(step, ahead=self.ahead and not self._watched())
+        self.apply(step, ahead=self.ahead and not self.watched)
         return step.estimate.loss
 
-    def _watched(self) -> bool:
+    @property
+    def watched(self) -> bool:
         """Whether an observer may read a weight after the step to come: its `reads_weights`, by step or for good, tells."""
         told = (getattr(seen, "reads_weights", True) for seen in self.observers)
         return any(reads(self.steps) if callable(reads) else reads for reads in told)
@@ -350,6 +351,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         What in-place perturbation left in the weights for them (restoring rounds) becomes a step that moves nothing, so
         that the log tells of it.
         """
+        self.catch_up()
         self.perturbation.restore()
         self._merge()
         self._parts, self._request = [], None

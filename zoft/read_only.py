@@ -222,14 +222,17 @@ class ReadOnlyView:
         if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
             self._displace(slot, ((module, "weight"),), (Move(point),))
             held = module._parameters.get("bias")
-            if early is not None:
-                module._parameters["bias"] = early  # type: ignore[assignment]
-            y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
-            module._parameters["bias"] = held
+            try:
+                if early is not None:
+                    module._parameters["bias"] = early  # type: ignore[assignment]
+                y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
+            finally:
+                module._parameters["bias"] = held
             self._pop()
             return y
         if isinstance(ids, OfAllRows):
-            return ids.over(x, slot.window.rows, functools.partial(self._in_parts, module, slot, early, point, x))
+            rows = _shown(module, "weight", slot).window.rows
+            return ids.over(x, rows, functools.partial(self._in_parts, module, slot, early, point, x))
         bias = module.bias if early is None else early
         bias = bias if bias is None or ids is None else bias[ids]
         self._filling = True
@@ -363,7 +366,8 @@ def _shown(module: nn.Module, attribute: str, slot: Slot) -> Target:
 
 
 def _blocks(point: Point) -> frozenset[int | None]:
-    return frozenset(term.direction.block for term in point)
+    """That the losses' own directions lie in: what waits beside the weights (zo_merge_every) may be of any."""
+    return frozenset(term.direction.block for term in point if not term.waits)
 
 
 def _factored(point: Point) -> bool:

@@ -122,6 +122,7 @@ def test_a_state_from_before_a_setting_existed_goes_on() -> None:
     optimizer = ZOOptimizer(model, 0.1)
     optimizer.step(lambda: model(torch.ones(3, 2)).sum())
     state = optimizer.state_dict()
+    assert BEFORE.keys() >= {"merge_every", "panels", "blocks", "form"}
     for key in (*BEFORE, "thresholds"):
         del state["zoft"][key]
     resumed = ZOOptimizer(model, 0.1)

@@ -159,17 +159,44 @@ def test_logits_are_held_where_they_are_needed(panels) -> None:
     loss.backward()
     assert seen == [tiny.VOCABULARY] and model.get_output_embeddings().weight.grad is not None
 
-    class Scales(hf.OPTForCausalLM):
+
+def scales(logits):
+    return logits.mul_(0.5)  # in place: the tensor is the head's own
+
+
+def hides(logits):
+    logits[:, :, torch.tensor([7, 50])] = -100.0
+    return logits
+
+
+def cuts(logits):
+    return logits[..., :40]
+
+
+@pytest.mark.parametrize("change", [scales, hides, cuts])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_models_that_do_something_with_their_logits(change, mode, panels) -> None:
+    class Model(hf.OPTForCausalLM):
         def forward(self, *args, **kwargs):
             output = super().forward(*args, **kwargs)
-            output.logits.mul_(0.5)  # in place: the tensor is the head's own
+            output.logits = change(output.logits)
             return output
 
     torch.manual_seed(0)
-    scaled = Scales(tiny.CONFIGURATIONS["opt"]()).eval()
-    with torch.no_grad():
-        mine = LanguageModelling().losses(scaled, batch)
-        torch.testing.assert_close(mine, by_definition(scaled, batch), rtol=1e-6, atol=1e-6)
+    model, batch = Model(tiny.CONFIGURATIONS["opt"]()).eval(), text()
+    batch["labels"] = batch["labels"].clamp(max=39)
+    with mode():
+        for _ in range(2):
+            mine = LanguageModelling().losses(model, batch)
+            torch.testing.assert_close(mine, by_definition(model, batch), rtol=1e-6, atol=1e-6)
+
+
+def test_lockstep_with_a_model_that_holds_its_logits(panels) -> None:
+    """Its first loss is taken twice, which is no other way of calling its modules."""
+    model, batch = tiny.build("gemma2"), text()
+    optimizer = ZOOptimizer(model, lr=1e-3, panels="lockstep")
+    for _ in range(2):
+        optimizer.step(BatchLoss(lambda rows: LanguageModelling().losses(model, rows), batch))
 
 
 def test_other_positions_than_the_labels_get_all_logits() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.trainer.conftest import make_model
+from zoft.errors import UsageError
 from zoft.estimate import Flag
 from zoft.objectives import LanguageModelling
 from zoft.optimizer import ZOOptimizer
@@ -92,3 +93,13 @@ def test_a_run_that_breaks_off_ends_with_merged_weights(arguments, rows) -> None
     assert waiting == [True] and broken.zo.settled
     log = TrajectoryLog.read(Path(arguments["output_dir"]) / "trajectory.zoft")
     assert replay(make_model(), log).space.fingerprint() == broken.zo.space.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"weight_decay": 0.1}, "weight_decay=0.1 shrinks"), ({"save_strategy": "epoch"}, "say steps")],
+)
+def test_settings_under_which_nothing_could_wait_are_refused(changes, told, tmp_path) -> None:
+    with pytest.raises(UsageError, match=told):
+        ZOConfig(output_dir=str(tmp_path), zo_shape="low_rank", zo_merge_every=4, **changes)
+    ZOConfig(output_dir=str(tmp_path), zo_shape="low_rank", **changes)

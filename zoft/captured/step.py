@@ -22,7 +22,6 @@ from zoft.same_draws import SameDraws
 from zoft.tally import NARROW_LOSS
 from zoft_kernels import key_of
 
-DRAWS = "and a captured step would draw others at each point; take ordinary steps, or a loss that draws none"
 Batch = Mapping[str, torch.Tensor]
 
 
@@ -111,7 +110,7 @@ class CapturedStep:
             batch: as the one that this was made with; it may be changed once the next call is made.
 
         Returns:
-            The loss of the last step that is known, as a rule the one before; None in the first call.
+            The loss of the last step that is known, as a rule the one before; in the first call, which waits for it, its own.
 
         Raises:
             UsageError: a batch of other shapes; settings that were changed; in the first call, other weights or losses than
@@ -137,7 +136,7 @@ class CapturedStep:
             places.done.record(torch.cuda.current_stream(self._device))
         self._begun.append(_Begun(index, lr, places))
         optimizer.unfinished, self._space.torn = self.finish, True  # the weights are ahead of what is recorded
-        at_once = check is not None or any(getattr(seen, "reads_weights", True) for seen in optimizer.observers)
+        at_once = check is not None or optimizer.watched
         while len(self._begun) > (0 if at_once else 1):
             self._tell(check)
         return None if optimizer.last is None else optimizer.last.estimate.loss

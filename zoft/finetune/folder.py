@@ -66,8 +66,9 @@ def how_to_go_on(folder: Path, step: int) -> str:
 
 def _check_writable(folder: Path) -> None:
     """Raises UsageError where no file can be made in `folder`, or no folder of that name; nothing is left behind."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    there = folder.absolute()
     try:
+        there = next(place for place in (there, *there.parents) if place.exists())
         with TemporaryDirectory(dir=there, prefix=".zoft-"):
             pass
     except OSError as error:

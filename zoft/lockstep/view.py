@@ -85,7 +85,7 @@ class LockstepView:
         Raises:
             UnsupportedModuleError: a module is called in a way, or a weight read from a place, that members cannot share.
         """
-        blocks = frozenset(term.direction.block for point in points for term in point)
+        blocks = frozenset(term.direction.block for point in points for term in point if not term.waits)
         self._passes[blocks] += 1
         audited = not self._passes[blocks] & (self._passes[blocks] - 1)  # passes 1, 2, 4, 8 …
         moved = {slot for slot in self._space.slots for p in points if any(sees(t.direction, slot.window) for t in p)}

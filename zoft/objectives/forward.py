@@ -73,24 +73,35 @@ def token_log_likelihoods(model: nn.Module, logits: Callable[[], torch.Tensor], 
     """[R, K] float32: log p of each label, 0 where it is to be ignored.
 
     Where logits [R, K, V] would be large they are never held, if the model returns what its head makes, the head is a plain
-    linear layer and no graph is built (`zoft.objectives.token_likelihood`).
+    linear layer and no graph is built (`zoft.objectives.token_likelihood`). A model that does something with its logits shows
+    it in its first loss, which is then taken again; a sharded one always holds them, as its ranks must run it equally often.
 
     Args:
         logits: runs `model` and returns its logits at the positions [R, K] before those of the labels.
         labels: [R, K], -100 where a token carries no loss.
     """
-    head = None if torch.is_grad_enabled() or model in _held else _plain_head(model)
-    if head is None or labels.numel() * head.weight.shape[0] * 4 <= SMALL:
+    head = (
+        None if torch.is_grad_enabled() or torch.is_inference_mode_enabled() or model in _held else _plain_head(model)
+    )
+    few = head is None or labels.numel() * head.weight.shape[0] * 4 <= SMALL
+    if head is None or few or any(hasattr(weight, "placements") for weight in model.parameters()):
         return _of_labels(logits(), labels)
     wanted = TokenLikelihood(labels.clamp(min=0))
-    with only_rows(head, wanted):
-        found = logits()
-    if wanted.made is None:  # the head's weight was used without calling it, or at other positions
+    found = None
+    try:
+        with only_rows(head, wanted):
+            found = logits()
+    except (IndexError, RuntimeError):
+        if wanted.made is None:
+            raise  # not about what the head returned
+    if (
+        found is not None and wanted.made is None
+    ):  # the head's weight was used without calling it, or at other positions
         return _of_labels(found, labels)
-    if not wanted.returned(found):
+    if found is None or wanted.made is None or not wanted.returned(found):
         _held.add(model)  # it does something with the logits, and has to be given them
         return _of_labels(logits(), labels)
-    return found.squeeze(-1).masked_fill(labels == IGNORED, 0.0)
+    return wanted.made.squeeze(-1).masked_fill(labels == IGNORED, 0.0)
 
 
 _held: WeakSet[nn.Module] = WeakSet()  # models whose logits are held at once

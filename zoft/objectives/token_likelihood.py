@@ -58,17 +58,9 @@ class TokenLikelihood(OfAllRows):
             picked = logits.gather(1, (labels - start).clamp(0, size - 1).unsqueeze(1)).squeeze(1)
             own = torch.where(inside, picked.float(), own)
         self.made = (own - total).view(*self.labels.shape, 1)
-        self._version = _version(self.made)
+        self._version = self.made._version
         return self.made
 
     def returned(self, tensor: torch.Tensor) -> bool:
         """Is `tensor` what the head returned, and as it was?"""
-        made = self.made
-        if made is None or tensor.shape != made.shape or tensor.dtype is not made.dtype:
-            return False
-        return tensor.data_ptr() == made.data_ptr() and _version(tensor) == self._version
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """How often it was written; inference tensors do not count."""
-    return 0 if tensor.is_inference() else tensor._version
+        return tensor is self.made and tensor._version == self._version

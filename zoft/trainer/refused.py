@@ -86,6 +86,22 @@ def check_training_settings(values: Mapping[str, Any], gradients: bool = False) 
         check_checkpoint(checkpoint)
 
 
+def check_waiting(merge_every: int, values: Mapping[str, Any]) -> None:
+    """Raises UsageError: updates are to wait (zo_merge_every), and these training settings would not let them."""
+    if merge_every == 1:
+        return
+    epochs = [
+        n for n in ("eval_strategy", "save_strategy") if getattr(values.get(n), "value", values.get(n)) == "epoch"
+    ]
+    if values.get("weight_decay") or epochs:
+        what = f"weight_decay={values['weight_decay']}" if values.get("weight_decay") else f"{epochs[0]}=epoch"
+        why = "shrinks all weights in every step" if values.get("weight_decay") else "may read them after any step"
+        raise UsageError(
+            f"zo_merge_every={merge_every} lets updates of matrices wait, and {what} {why}, so none could: leave one out"
+            + (", or say steps instead of epoch" if not values.get("weight_decay") else "")
+        )
+
+
 def check_smoothing(factor: float | None, whose: str) -> None:
     """Raises UsageError: labels are to be smoothed, and the loss is `whose` own."""
     if factor:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
-from zoft.trainer.refused import check_launch, check_training_settings
+from zoft.trainer.refused import check_launch, check_training_settings, check_waiting
 from zoft.trainer.settings import ZOSettings
 
 
@@ -166,6 +166,7 @@ class ZOConfig(TrainingArguments):
         if self.learning_rate == "auto":  # the scheduler's factor times what the monitor chooses
             self.learning_rate, self.stability_auto = 1.0, True
         check_training_settings(vars(self))
+        check_waiting(self.zo_merge_every, vars(self))
         check_launch(os.environ)
         self.zo_settings()
         super().__post_init__()

@@ -24,8 +24,8 @@ def _perturbed_linear(
         copies = scratch[: members * count * columns].view(members, count, columns)
         place = (row + start, count, column, columns, total_columns, stream)
         walk(weight[start : start + count], None, None, copies, table, values, plan, place, False, 0)
-        for rows_in, copy, out in zip(x, copies, y, strict=True):
-            torch.mm(rows_in, copy.t(), out=out[:, start : start + count])
+        # quicker than one product each, and than products that are told where to write
+        y[:, :, start : start + count] = torch.bmm(x, copies.transpose(1, 2)) if members > 1 else x @ copies[0].t()
     return y
 
 
