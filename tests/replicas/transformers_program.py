@@ -93,7 +93,7 @@ def main(name: str) -> None:
         for rank in ranks:
             rank.start()
         for rank in ranks:
-            rank.join(120)
+            rank.join(300)
             rank.kill()
     from zoft.models import load_model
     from zoft.trajectory import TrajectoryLog, replay
