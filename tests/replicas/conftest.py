@@ -16,5 +16,5 @@ def run_program(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
     paths = f"{ROOT}{os.pathsep}{ROOT / 'kernels' / 'torch-ext'}"
     return subprocess.run(
         [sys.executable, str(HERE / name), str(folder)], env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=590,
     )  # fmt: skip
