@@ -43,7 +43,7 @@ def check_read(settings: Any, read_by: ReadBy) -> None:
         value, word = getattr(settings, name), getattr(settings, owner)
         if value != getattr(type(settings), name) and word not in words:
             raise UsageError(
-                f"{name}={value} is of {owner}={' and '.join(words)}, and {owner}={word} does not read it: leave it out, or "
+                f"{name}={value} is of {owner}={' or '.join(words)}, and {owner}={word} does not read it: leave it out, or "
                 f"set {owner}={words[0]}"
             )
 

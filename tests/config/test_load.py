@@ -208,12 +208,12 @@ def test_lockstep_cannot_be_streamed(folder):
 @pytest.mark.parametrize(
     ("words", "owner"),
     [
-        (["stability=off", "stability_every=5"], "stability=cap and report, and stability=off"),
-        (["stability=off", "stability_margin=none"], "stability=cap and report, and stability=off"),
-        (["guard=off", "guard_threshold=5"], "guard=skip and rewind, and guard=off"),
-        (["guard=off", "guard_patience=2"], "guard=skip and rewind, and guard=off"),
+        (["stability=off", "stability_every=5"], "stability=cap or report, and stability=off"),
+        (["stability=off", "stability_margin=none"], "stability=cap or report, and stability=off"),
+        (["guard=off", "guard_threshold=5"], "guard=skip or rewind, and guard=off"),
+        (["guard=off", "guard_patience=2"], "guard=skip or rewind, and guard=off"),
         (["guard_rise=2"], "guard=rewind, and guard=skip"),
-        (["zo_rank=4"], "zo_shape=low_rank and subspace, and zo_shape=dense"),
+        (["zo_rank=4"], "zo_shape=low_rank or subspace, and zo_shape=dense"),
     ],
 )
 def test_a_setting_that_nothing_would_read_is_refused(folder, words, owner):

@@ -949,10 +949,10 @@ def test_masks_that_cannot_be_had() -> None:
         ),
         (
             {"zo_shape": "small_weights", "zo_refresh": 5},
-            "zo_refresh=5 is of zo_shape=low_rank and subspace and random_mask",
+            "zo_refresh=5 is of zo_shape=low_rank or subspace or random_mask",
         ),
-        ({"zo_shape": "random_mask", "zo_rank": 5}, "zo_rank=5 is of zo_shape=low_rank and subspace"),
-        ({"zo_sparsity": 0.5}, "zo_sparsity=0.5 is of zo_shape=random_mask and small_weights"),
+        ({"zo_shape": "random_mask", "zo_rank": 5}, "zo_rank=5 is of zo_shape=low_rank or subspace"),
+        ({"zo_sparsity": 0.5}, "zo_sparsity=0.5 is of zo_shape=random_mask or small_weights"),
         ({"zo_shape": "random_mask", "zo_sparsity": 1.0}, "zo_sparsity is the share"),
         ({"zo_block_order": "random"}, "zo_block_order is of several blocks"),
     )

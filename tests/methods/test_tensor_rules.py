@@ -202,7 +202,7 @@ def test_muon_asks_for_what_it_needs() -> None:
     with pytest.raises(UsageError, match="rank 88 together"):
         make(Tiny(), rule="muon", form=LowRank("low_rank", 2, 1))
     assert make(Tiny(), rule="muon", form=LowRank("low_rank", 2, 50)).rule.name == "muon"
-    with pytest.raises(UsageError, match="zo_momentum_buffer=full is of zo_rule=momentum and adam"):
+    with pytest.raises(UsageError, match="zo_momentum_buffer=full is of zo_rule=momentum or adam"):
         ZOSettings(zo_rule="muon", zo_shape="low_rank", zo_momentum_buffer="full")
 
 
