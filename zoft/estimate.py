@@ -35,9 +35,8 @@ class Flag(enum.IntFlag):
     GUARDED = 2  # the guard refused the step: nothing was applied
     CAPPED = 4  # the learning rate was lowered by the monitor
     INTERRUPTED = 8  # training stopped before all losses were taken: nothing was applied
-    MERGED = (
-        16  # where updates of matrices wait (zo_merge_every): before this step all of them were merged into the weights
-    )
+    # Where updates of matrices wait (zo_merge_every): before this step all of them were merged into the weights
+    MERGED = 16
 
     @property
     def skipped(self) -> bool:

@@ -167,9 +167,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.observers: list[Callable[[Step], None]] = []  # told of every step after it was applied
         self.governor: Governor | None = None  # may ask for extra losses, lower the learning rate, refuse a step
         self.ahead = False  # see `step`
-        self.unfinished: Callable[[], None] | None = (
-            None  # of a captured step that runs: waits, and tells of it (`told`)
-        )
+        # Of a captured step that runs: waits, and tells of it (`told`)
+        self.unfinished: Callable[[], None] | None = None
         self._parts: list[Part] = []  # the micro-batches of the step to come
         self._request: Request | None = None  # of the governor, for the same step
         self._probing: ReadOnly | None = None

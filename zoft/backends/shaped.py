@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from zoft.backends.base import Backend, Factors, Make, Move, Point, Rounding, Target, Term, wide
-from zoft.backends.low_rank import Scales
 from zoft.backends.reference import ReferenceBackend
 from zoft.backends.stacked import Stacked, drawn_together, is_whole, stacked_rows
 from zoft.directions import Direction, LowRank, Window, factors, for_window, sees
@@ -35,9 +34,8 @@ class ShapedBackend(Backend):
         self._made: dict[Direction, dict[tuple[Window, torch.device], Factors]] = {}
         self._held = 0  # their bytes
         self._windows: dict[tuple[torch.device, int], dict[Window, None]] = {}  # of whole matrices, by block of layers
-        self._begun: set[tuple[Direction, int]] = (
-            set()
-        )  # whose factors were drawn for all of them: what is lost is drawn one by one
+        # Whose factors were drawn for all of them: what is lost is drawn one by one
+        self._begun: set[tuple[Direction, int]] = set()
         self._stacked = Stacked(self.factors)
 
     def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
@@ -151,17 +149,6 @@ class ShapedBackend(Backend):
         weight = target.weight.detach()
         if ids is not None:
             weight, left = weight[ids], left[:, ids]
-        return self.low_rank(x, weight, left, right, scales, bias)
-
-    def low_rank(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        left: torch.Tensor,
-        right: torch.Tensor,
-        scales: Scales,
-        bias: torch.Tensor | None = None,
-    ) -> torch.Tensor:
         return self.inner.low_rank(x, weight, left, right, scales, bias)
 
     def _of(self, target: Target, seen: Sequence[Move]) -> Backend:

@@ -88,12 +88,10 @@ class CapturedStep:
         self._points = optimizer.estimator.population(directions)
         key = directions[0].key
         self._update = Move(tuple(Term(direction, 1.0) for direction in directions), rounding_key=key)
-        self._given = torch.tensor(
-            [key_of(*key), 0, 0], device=device
-        )  # key, bits of the learning rate, whether to move
-        self._found = torch.zeros(
-            3 * q + 1, dtype=torch.float64, device=device
-        )  # losses, coefficients, whether it moved
+        # Key, bits of the learning rate, whether to move
+        self._given = torch.tensor([key_of(*key), 0, 0], device=device)
+        # Losses, coefficients, whether it moved
+        self._found = torch.zeros(3 * q + 1, dtype=torch.float64, device=device)
         self._width = torch.tensor(2.0 * optimizer.estimator.eps, dtype=torch.float64, device=device)
         self._count = torch.tensor(float(q), dtype=torch.float64, device=device)
         self._backend, self._seen = StandingBackend(), ReadOnly(self._space)

@@ -6,6 +6,7 @@ from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of
 from zoft.config.run import RunSettings
 from zoft.stability.settings import StabilitySettings
+from zoft.trainer.mezo_settings import written
 from zoft.trainer.settings import ZOSettings
 
 ASKED = ("-h", "--help", "help")  # the words that ask for it
@@ -35,11 +36,8 @@ def manual() -> str:
 
 
 def _lines(fields: dict[str, Field]) -> str:
-    given = {name: f"{name}={_written(field.default)}" for name, field in fields.items()}
+    given = {
+        name: f"{name}={'none' if field.default is None else written(field.default)}" for name, field in fields.items()
+    }
     width = max(map(len, given.values()))
     return "\n".join(f"  {text:<{width}}  {fields[name].describe()}" for name, text in given.items())
-
-
-def _written(value: object) -> str:
-    """As on a command line."""
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -59,9 +59,8 @@ class ZOSettings(StabilitySettings):
     )
     zo_rank: int = 2  # of low_rank and subspace
     zo_refresh: int = 1  # steps for which the right factor (of subspace both), or a random mask, stays
-    zo_merge_every: int = (
-        1  # steps whose updates wait beside the matrices, of low_rank and subspace, and are merged at once
-    )
+    # Steps whose updates wait beside the matrices, of low_rank and subspace, and are merged at once
+    zo_merge_every: int = 1
     zo_sparsity: float = 0.75  # of the masks: the share of each matrix that stands still
     zo_blocks: int = 1  # of layers, of which each step moves one; 1: all layers in every step
     zo_block_order: Literal["cyclic", "random"] = "cyclic"
