@@ -197,11 +197,11 @@ def test_a_weight_is_read_once_for_all_points(form) -> None:
     losses(optimizer, loss)
     asked: list[tuple[str, int]] = []
     backend = optimizer.space.backend
-    pair, thin = backend.panel_pair, backend.low_rank
+    pair, thin = backend.panel_pair, backend.thin_linear
     backend.panel_pair = lambda target, points, *rest: (  # type: ignore[method-assign]
         asked.append(("matrix" if target.weight.ndim > 1 else "vector", len(points))) or pair(target, points, *rest)
     )
-    backend.low_rank = lambda x, *rest: asked.append(("thin", len(x))) or thin(x, *rest)  # type: ignore[method-assign]
+    backend.thin_linear = lambda x, *rest: asked.append(("thin", len(x))) or thin(x, *rest)  # type: ignore[method-assign]
     losses(optimizer, loss)
     layers = sum(isinstance(module, nn.Linear) for module in model.modules())
     assert len(asked) == layers + 1  # a table of fewer rows than ids; norms are made in a sweep for each point

@@ -166,10 +166,6 @@ def main(name: str) -> None:
         ranks(folder, "share", world)
     for how in ("kill", "hang"):
         ranks(folder, how, 3)
-    alone = {
-        str(shards): train(1, 1, MICRO * shards, None) for shards in (1, 2, 3, 4)
-    }  # one process sees what W ranks see
-    (folder / "alone.json").write_text(json.dumps(alone))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """How a command ends: with its own exit code, or with one message and code 2 when the user's input was wrong."""
 
+import gc
 import logging
 import os
 import sys
@@ -23,8 +24,12 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
     Every process of a launch makes the same check, so all of them leave with code 2 and only the first one says why.
     """
     _hush()
+    foreign = _in_a_group()
     try:
-        return main(argv) or 0
+        code = main(argv) or 0
+        if _in_a_group() and not foreign:
+            _leave_the_group()
+        return code
     except UsageError as error:
         if is_first_process():
             print(f"zoft: {error}", file=sys.stderr)
@@ -40,6 +45,21 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) ->
     except BrokenPipeError:  # `zoft recipes | head` closes the pipe early, which is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _in_a_group() -> bool:
+    """Whether processes are joined, found without importing torch."""
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _leave_the_group() -> None:
+    """Ends the threads that carried collectives while Python still runs.
+
+    One that frees a tensor while the interpreter is shut down wants its lock, and the process aborts with everything done.
+    """
+    gc.collect()  # a DistributedDataParallel that is still about holds the group as well
+    sys.modules["torch.distributed"].destroy_process_group()
 
 
 def _hush() -> None:
