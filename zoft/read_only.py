@@ -4,7 +4,9 @@ Around the forward pass of each module that holds a trainable parameter, the att
 just filled with w + s z; afterwards the parameter is put back. One scratch buffer serves all modules: it is a stack, as deep as
 modules with weights of their own nest, in most models the size of the largest one. Of an embedding, only the rows that are
 looked up are displaced; of a linear layer with a large weight and no bias (a language model's head), a panel of rows at a time;
-along directions with thin factors, a linear layer's weight is not displaced at all.
+along directions with thin factors, a linear layer's weight is not displaced at all. Norms and biases are displaced at the
+beginning of the pass, and from the second pass on the weights of several modules when the module around them begins, where they
+are small enough (`zoft.grouped`).
 
 A weight that is read while its module is not running (by a parent, in a fused loss) would silently be seen unperturbed. So
 passes 1, 2, 4, 8 … (of each block of layers) are audited: when an operation reads the memory of a trainable parameter, the pass
@@ -20,7 +22,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,6 +37,7 @@ from zoft.directions import LowRank, sees
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.few_rows import GivesRows, OfAllRows, Rows, can_give_rows, forward_rows, rows_wanted
+from zoft.grouped import Entry, Group, Nesting, UsedOutside, budget, grouped
 from zoft.scratch import ScratchStack
 from zoft.shards import is_cut_itself
 from zoft.space import ParameterSpace, Slot
@@ -64,6 +67,14 @@ class ReadOnlyView:
         self._given: dict[nn.Module, torch.dtype | None] = {}  # what a widened module that runs now was given
         self._vectors = Vectors(space, {slot for module in self._wide for _, slot in held[module]})
         self._ready: Mapping[Slot, torch.Tensor] = {}  # copies that were made at the beginning of this pass
+        self._nesting = Nesting()
+        self._together: list[Group] | None = (
+            None if budget(space) else []
+        )  # None: which modules run in which is not known
+        self._shown: set[tuple[nn.Module, str]] = (
+            set()
+        )  # attributes that nothing has to be done for when their module runs
+        self._withheld: list[_Held] = []  # what stood where there is a stand-in now
         self._scratch = ScratchStack()
         self._point: Point | None = None  # of the pass that is under way
         self._handles: list[Any] = []  # its hooks
@@ -93,6 +104,8 @@ class ReadOnlyView:
                 with self.at(point):
                     result = loss()
                 break
+            except UsedOutside as error:
+                self._give_up(error.entry)
             except ReadOutside as error:
                 unreachable = error.slot.shard is not None or self._space.moves_about(error.slot)
                 if error.slot in self._whole_pass or unreachable:
@@ -126,8 +139,11 @@ class ReadOnlyView:
             watched = (
                 Audit(self._moved(point), lambda: self._filling, self._space.moves_about) if audited else nullcontext()
             )
-            with watched:
+            first = bool(point) and not passes
+            with watched, self._nesting.watched() if first else nullcontext():
                 yield
+            if first:
+                self._learn()
         finally:
             self._hide()
 
@@ -146,25 +162,26 @@ class ReadOnlyView:
     def _show(self, point: Point) -> None:
         self._point, moves, moved = point, (Move(point),), set(self._moved(point))
         held = [module for module, shown in self._held.items() if any(slot in moved for _, slot in shown)]
-        wide = [m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])]
+        wide = {m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])}
         self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point), moved))
         for slot in [slot for slot in self._whole_pass if slot in moved]:
             self._displace(slot, slot.owners, moves)
-        self._lasting = len(self._swapped)
         self._ready = self._made_early(moved, moves)
-        whole: set[nn.Module] = set()  # whose forward shows all that it reads, so that nothing is swapped around it
+        self._show_early(wide)
+        self._lasting = len(self._swapped)
         for module, slot in self._large_now.items():
-            early = [self._ready[s] for name, s in self._held[module] if name == "bias" and s in self._ready]
-            if len(early) == len(self._held[module]) - 1:
-                whole.add(module)
-            module.forward = GivesRows(self._in_parts, module, slot, early[0] if early else None, point)
+            module.forward = GivesRows(self._in_parts, module, slot, point)
+        self._shown = {(module, name) for displaced in self._swapped for module, name, _ in displaced.held}
+        self._shown.update((module, "weight") for module in self._large_now)
+        self._show_together(moved, moves)
         for module in wide:
             before = functools.partial(self._swap_wide, moves=moves)
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
             first = is_cut_itself(module)
             self._handles.append(module.register_forward_hook(self._restore_wide, always_call=True, prepend=first))
         for module in held:
-            if module not in wide and module not in whole:
+            own = ((module, name) for name, slot in self._held[module] if slot in moved)
+            if module not in wide and not self._shown.issuperset(own):
                 self._handles.append(module.register_forward_pre_hook(functools.partial(self._swap, moves=moves)))
                 first = is_cut_itself(module)  # before FSDP2's own hook cuts what it finds there
                 self._handles.append(module.register_forward_hook(self._restore, always_call=True, prepend=first))
@@ -177,6 +194,18 @@ class ReadOnlyView:
         self._handles, self._large_now, self._point, self._lasting, self._ready = [], {}, None, 0, {}
         while self._swapped:
             self._pop()
+        _put_back(self._withheld)
+        self._withheld, self._shown = [], set()
+
+    def _show_early(self, wide: set[nn.Module]) -> None:
+        """Let copies that are made be seen in the whole pass, but for those that modules in float32 see while they run."""
+        held: list[_Held] = []
+        for slot, copy in self._ready.items():
+            for module, name in slot.owners if copy.dtype is slot.weight.dtype else ():
+                if module not in wide:
+                    held.append((module, name, module._parameters[name]))
+                    module._parameters[name] = copy  # type: ignore[assignment]
+        self._swapped.append(_Displaced(self._ready, held))
 
     def _made_early(self, moved: set[Slot], moves: tuple[Move, ...]) -> Mapping[Slot, torch.Tensor]:
         self._filling = True
@@ -204,37 +233,74 @@ class ReadOnlyView:
             if factored or slot.parameter.numel() * slot.weight.element_size() > PANEL_BYTES:
                 yield module, slot
 
+    def _learn(self) -> None:
+        """From a pass in which the nesting of modules was watched: which weights are displaced together from now on."""
+        self._ran.update(self._nesting.around)
+        if self._together is not None:
+            return
+        around = {module: outer for module, outer in self._nesting.around.items() if module in self._held}
+        entries = {
+            module: [Entry(module, name, slot) for name, slot in self._held[module] if slot.is_matrix]
+            for module in around
+            if module not in self._wide and not isinstance(module, nn.Embedding) and "forward" not in vars(module)
+        }
+        self._together = grouped(around, entries, budget(self._space))
+
+    def _give_up(self, entry: Entry) -> None:
+        """A weight was used while the module around its group did not run: they are displaced one by one from now on."""
+        logger.info("%s is used outside the module around it: it is displaced by itself", entry.slot.name)
+        self._together = [group for group in self._together or () if entry not in group.entries]
+
+    def _show_together(self, moved: set[Slot], moves: tuple[Move, ...]) -> None:
+        """Have groups displaced when the modules around them begin."""
+        for around, entries in self._together or () if not torch.is_grad_enabled() else ():
+            now = [e for e in entries if e.slot in moved and (e.module, e.attribute) not in self._shown]
+            if not now:
+                continue
+            before = functools.partial(self._swap_together, entries=now, moves=moves)
+            self._handles.append(around.register_forward_pre_hook(before))
+            self._handles.append(around.register_forward_hook(self._restore_together, always_call=True))
+            for entry in now:
+                self._withheld.append((entry.module, entry.attribute, entry.module._parameters[entry.attribute]))
+                entry.module._parameters[entry.attribute] = entries[entry]  # type: ignore[assignment]
+                self._shown.add((entry.module, entry.attribute))
+
+    def _swap_together(self, around: nn.Module, _: Any, entries: list[Entry], moves: tuple[Move, ...]) -> None:
+        copies: dict[Slot, torch.Tensor] = {}
+        self._filling = True
+        try:
+            for slot in dict.fromkeys(entry.slot for entry in entries):
+                copies[slot] = self._scratch.push(slot.weight.device, slot.weight.shape, slot.weight.dtype)
+            held = [(module, attribute, module._parameters[attribute]) for module, attribute, _ in entries]
+            self._swapped.append(_Displaced(copies, held, around, pieces=len(copies)))
+            self._space.backend.sweep_(
+                [Target(slot.weight, slot.window, out=copy) for slot, copy in copies.items()], moves
+            )
+            for module, attribute, slot in entries:
+                module._parameters[attribute] = copies[slot]  # type: ignore[assignment]
+        finally:
+            self._filling = False
+
+    def _restore_together(self, around: nn.Module, _: Any, output: Any) -> None:
+        if self._shown_by(around):
+            _check_returned(self._pop(), around, output)
+
     def _in_parts(
-        self,
-        module: nn.Linear,
-        slot: Slot,
-        early: torch.Tensor | None,
-        point: Point,
-        x: torch.Tensor,
-        ids: Rows | OfAllRows | None = None,
+        self, module: nn.Linear, slot: Slot, point: Point, x: torch.Tensor, ids: Rows | OfAllRows | None = None
     ) -> torch.Tensor:
         """The forward of a linear layer: panel by panel of its displaced weight, or at w and beside it through thin factors.
 
-        With `ids` these outputs alone, from the rows of the weight behind them, or what they are wanted for. `early`: the
-        displaced bias, where it was made at the beginning of the pass.
+        With `ids` these outputs alone, from the rows of the weight behind them, or what they are wanted for.
         """
-        self._ran.add(module)
         if x.dtype is not slot.weight.dtype or torch.is_autocast_enabled(x.device.type):
             self._displace(slot, ((module, "weight"),), (Move(point),))
-            held = module._parameters.get("bias")
-            try:
-                if early is not None:
-                    module._parameters["bias"] = early  # type: ignore[assignment]
-                y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
-            finally:
-                module._parameters["bias"] = held
+            y = nn.Linear.forward(module, x) if ids is None else forward_rows(module, x, ids)
             self._pop()
             return y
         if isinstance(ids, OfAllRows):
             rows = _shown(module, "weight", slot).window.rows
-            return ids.over(x, rows, functools.partial(self._in_parts, module, slot, early, point, x))
-        bias = module.bias if early is None else early
-        bias = bias if bias is None or ids is None else bias[ids]
+            return ids.over(x, rows, functools.partial(self._in_parts, module, slot, point, x))
+        bias = module.bias if module.bias is None or ids is None else module.bias[ids]
         self._filling = True
         try:
             target, backend = _shown(module, "weight", slot), self._space.backend
@@ -264,16 +330,14 @@ class ReadOnlyView:
         self, module: nn.Module, args: tuple[Any, ...], moves: tuple[Move, ...], dtype: torch.dtype | None = None
     ) -> tuple[Any, ...] | None:
         """Show displaced weights. Where they are a table of which a few rows are looked up: new arguments that find them."""
-        self._ran.add(module)
         wanted = rows_wanted(module, args)
         if wanted is not None and module.bias is None:
             slot = dict(self._held[module])["weight"]
-            if slot not in self._whole_pass:
+            if (module, "weight") not in self._shown:
                 self._displace_rows(module, "weight", slot, wanted, moves)
                 return (args[0], torch.arange(len(wanted), device=wanted.device))
             return None
-        hidden = self._large_now.get(module)  # type: ignore[call-overload]
-        shown = [(a, slot) for a, slot in self._held[module] if slot not in self._whole_pass and slot is not hidden]
+        shown = [(name, slot) for name, slot in self._held[module] if (module, name) not in self._shown]
         if shown and _is_look_up(module, args):
             ((attribute, slot),) = shown
             self._displace_rows(module, attribute, slot, args[0], moves)
@@ -291,7 +355,8 @@ class ReadOnlyView:
             target = _shown(module, attribute, slot)
             rows = self._space.backend.perturbed_embedding(ids.unsqueeze(0), target, [moves[0].terms])
             scratch = self._scratch.push(slot.weight.device, (ids.numel(), target.weight.shape[1]), slot.weight.dtype)
-            self._swapped.append(_Displaced(slot, scratch, [(module, attribute, module._parameters[attribute])]))
+            held = [(module, attribute, module._parameters[attribute])]
+            self._swapped.append(_Displaced({slot: scratch}, held, module, pieces=1))
             module._parameters[attribute] = scratch.copy_(rows.view(scratch.shape))  # type: ignore[assignment]
         finally:
             self._filling = False
@@ -307,7 +372,7 @@ class ReadOnlyView:
         held = [(module, attribute, module._parameters[attribute]) for module, attribute in owners]
         if slot in self._ready and self._ready[slot].dtype is (dtype or slot.weight.dtype):
             copy = self._ready[slot]
-            self._swapped.append(_Displaced(slot, copy, held, early=True))
+            self._swapped.append(_Displaced({slot: copy}, held, owners[0][0]))
             for module, attribute in owners:
                 module._parameters[attribute] = copy  # type: ignore[assignment]
             return
@@ -315,7 +380,7 @@ class ReadOnlyView:
         try:
             read = _shown(*owners[0], slot)
             scratch = self._scratch.push(slot.weight.device, read.weight.shape, dtype or slot.weight.dtype)
-            self._swapped.append(_Displaced(slot, scratch, held))
+            self._swapped.append(_Displaced({slot: scratch}, held, owners[0][0], pieces=1))
             if dtype is None:
                 self._space.backend.axpby_(Target(read.weight, read.window, out=scratch), moves)
             else:
@@ -328,19 +393,18 @@ class ReadOnlyView:
             self._filling = False
 
     def _restore(self, module: nn.Module, _: Any, output: Any) -> None:
-        returned = [tensor.data_ptr() for tensor in tensors(output) if tensor.numel()]
-        for _, slot in self._held[module]:
-            if slot not in self._whole_pass and self._swapped and self._swapped[-1].held[0][0] is module:
-                displaced = self._pop()
-                first = displaced.scratch.data_ptr()
-                if any(first <= start < first + displaced.scratch.nbytes for start in returned):
-                    raise ReadOutside(displaced.slot, f"whoever {type(module).__name__} returns it to")
+        for name, _slot in self._held[module]:
+            if (module, name) not in self._shown and self._shown_by(module):
+                _check_returned(self._pop(), module, output)
+
+    def _shown_by(self, module: nn.Module) -> bool:
+        """Whether the last of the copies that are shown are shown because `module` runs."""
+        return len(self._swapped) > self._lasting and self._swapped[-1].module is module
 
     def _pop(self) -> _Displaced:
         displaced = self._swapped.pop()
-        for module, attribute, weight in displaced.held:
-            module._parameters[attribute] = weight  # type: ignore[assignment]
-        if not displaced.early:
+        _put_back(displaced.held)
+        for _ in range(displaced.pieces):
             self._scratch.pop()
         return displaced
 
@@ -374,13 +438,29 @@ def _factored(point: Point) -> bool:
     return any(isinstance(term.direction.form, LowRank) for term in point)
 
 
-class _Displaced(NamedTuple):
-    """A parameter whose displaced copy is shown."""
+_Held = tuple[nn.Module, str, torch.Tensor | None]  # module, attribute, and what it showed before
 
-    slot: Slot
-    scratch: torch.Tensor
-    held: Sequence[tuple[nn.Module, str, torch.Tensor | None]]  # module, attribute, and what it showed before
-    early: bool = False  # the copy was made at the beginning of the pass, and is no part of the stack
+
+class _Displaced(NamedTuple):
+    """Parameters whose displaced copies are shown."""
+
+    copies: Mapping[Slot, torch.Tensor]
+    held: Sequence[_Held]
+    module: nn.Module | None = None  # while this one runs; None: in the whole pass
+    pieces: int = 0  # of scratch; copies that were made at the beginning of the pass are no part of the stack
+
+
+def _put_back(held: Iterable[_Held]) -> None:
+    for module, attribute, weight in held:
+        module._parameters[attribute] = weight  # type: ignore[assignment]
+
+
+def _check_returned(displaced: _Displaced, module: nn.Module, output: Any) -> None:
+    """Raises ReadOutside if an output lies in the memory of a copy that is no longer shown."""
+    returned = [tensor.data_ptr() for tensor in tensors(output) if tensor.numel()]
+    for slot, copy in displaced.copies.items():
+        if any(copy.data_ptr() <= start < copy.data_ptr() + copy.nbytes for start in returned):
+            raise ReadOutside(slot, f"whoever {type(module).__name__} returns it to")
 
 
 def _is_look_up(module: nn.Module, args: tuple[Any, ...]) -> bool:

@@ -1,0 +1,299 @@
+"""Weights that are displaced together when the module around them begins."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+import zoft.grouped
+from tests.objectives.conftest import CAUSAL, MASKED, VOCABULARY, build
+from zoft.backends import Term
+from zoft.backends.reference import ReferenceBackend
+from zoft.directions import Direction
+from zoft.errors import UnsupportedModuleError
+from zoft.grouped import Entry, UsedOutside, Withheld, grouped
+from zoft.optimizer import ZOOptimizer
+from zoft.read_only import ReadOnlyView
+from zoft.space import ParameterSpace
+
+EPS = 2.0**-10
+A_LAYER = 2 * 12 * 24 * 4 + 100  # bytes of the two matrices of a layer in float32, and a few more
+PLUS = (Term(Direction(seed=3, step=5), EPS),)
+IDS = torch.arange(30).reshape(3, 10) % VOCABULARY
+
+
+class Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.down, self.norm = nn.Linear(width, 2 * width), nn.Linear(2 * width, width), nn.LayerNorm(width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x + self.down(torch.tanh(self.up(x))))
+
+
+class Stack(nn.Module):
+    """Layers; `way` says how the first one is run."""
+
+    def __init__(self, width: int = 12, layers: int = 3) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList(Layer(width) for _ in range(layers)), nn.Linear(width, 5)
+        self.way = "whole"
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, *others = self.layers
+        if self.way == "parts":  # its modules, without itself
+            x = first.norm(x + first.down(torch.tanh(first.up(x))))  # type: ignore[operator]
+        elif self.way == "read":  # by the parent
+            x = nn.functional.linear(x, first.up.weight[:12])  # type: ignore[index]
+        else:
+            x = first(x)
+        for layer in others:
+            x = layer(x)
+        return self.head(x)
+
+
+@contextmanager
+def counted_calls() -> Iterator[list[int]]:
+    """How many copies each call of the reference backend made."""
+    calls: list[int] = []
+    sweep, axpby = ReferenceBackend.sweep_, ReferenceBackend.axpby_
+    inside = False
+
+    def swept(self, targets, moves, *rest):
+        nonlocal inside
+        inside = True
+        try:
+            calls.append(len(targets))
+            sweep(self, targets, moves, *rest)
+        finally:
+            inside = False
+
+    def moved(self, target, moves, *rest):
+        if not inside:
+            calls.append(1)
+        axpby(self, target, moves, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReferenceBackend, "sweep_", swept)
+        patch.setattr(ReferenceBackend, "axpby_", moved)
+        yield calls
+
+
+@contextmanager
+def small(most: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoft.grouped, "LEAST", most)
+        patch.setattr(zoft.grouped, "PANEL_BYTES", most)
+        yield
+
+
+def alone(model: nn.Module, *arguments: torch.Tensor) -> torch.Tensor:
+    """What the model makes of its arguments at w + s z, by a view without groups."""
+    with small(0):
+        view, outputs = ReadOnlyView(ParameterSpace(model, backend_name="reference")), []
+        view.evaluate(PLUS, lambda: outputs.append(model(*arguments)) or 0.0)
+    return outputs[-1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("most", "calls"), [(1 << 20, [7]), (A_LAYER, [2, 2, 2, 1]), (0, [1] * 7)])
+def test_passes_are_those_of_weights_displaced_one_by_one(dtype: torch.dtype, most: int, calls: list[int]) -> None:
+    torch.manual_seed(0)
+    model, x = Stack().to(dtype), torch.randn(3, 12).to(dtype)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    with torch.no_grad(), small(most), counted_calls() as made:
+        expected = alone(model, x)
+        view = ReadOnlyView(ParameterSpace(model, backend_name="reference"))
+        for number in range(5):
+            made.clear()
+            assert torch.equal(view.evaluate(PLUS, lambda: model(x)), expected)
+            assert made[1:] == (calls if number else [1] * 7)  # behind the one sweep of all vectors
+    for name, weight in model.named_parameters():
+        assert isinstance(weight, nn.Parameter) and torch.equal(weight, before[name])
+    assert all(not m._forward_hooks and not m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("family", [*CAUSAL, *MASKED])
+def test_models_take_the_same_losses_as_without_groups(family: str) -> None:
+    model = build(family, "MaskedLM" if family in MASKED else "CausalLM")
+    found = []
+    for most in (0, 1 << 20):
+        with torch.no_grad(), small(most):
+            view = ReadOnlyView(ParameterSpace(model))
+            found.append([view.evaluate(PLUS, lambda: model(IDS).logits.double().sum().item()) for _ in range(3)])
+            assert bool(view._together) == bool(most)
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("way", ["parts", "read"])
+@pytest.mark.parametrize("most", [1 << 20, A_LAYER])
+def test_a_weight_used_outside_the_module_around_it_is_seen_displaced(way: str, most: int) -> None:
+    """Between two audits, and in a way that was not taken before."""
+    torch.manual_seed(0)
+    model, x = Stack(), torch.randn(3, 12)
+    with torch.no_grad(), small(most):
+        view = ReadOnlyView(ParameterSpace(model, backend_name="reference"))
+        for number in range(1, 6):
+            model.way = "whole" if number < 3 else way
+            if way == "read" and most == 1 << 20 and number == 3:
+                continue  # all weights are shown while the root runs
+            seen = view.evaluate(PLUS, lambda: model(x))
+            if way == "read" and number == 3:
+                continue  # read while the module that holds it does not run: seen by the next audit
+            assert torch.equal(seen, alone(model, x)), number
+
+
+def test_a_group_whose_module_does_not_run_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    model, x, calls = Stack(), torch.randn(3, 12), []
+    with torch.no_grad(), small(A_LAYER), caplog.at_level("INFO"):
+        view = ReadOnlyView(ParameterSpace(model))
+        for model.way in ("whole", "whole", "parts", "whole"):
+            view.evaluate(PLUS, lambda: calls.append(model.way) or model(x))
+    assert calls == ["whole", "whole", "parts", "parts", "whole"]
+    assert "layers.0.up.weight is used outside the module around it" in caplog.text
+    assert len(view._together or ()) == 2
+
+
+def test_an_exception_half_way_leaves_the_weights() -> None:
+    model, x = Stack(), torch.randn(3, 12)
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    with torch.no_grad():
+        view = ReadOnlyView(ParameterSpace(model))
+        for wrong in (x, x, torch.randn(3, 11)):
+            try:
+                view.evaluate(PLUS, lambda x=wrong: model(x))
+            except RuntimeError as error:
+                assert "shape" in str(error)
+        assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
+    for name, weight in model.named_parameters():
+        assert isinstance(weight, nn.Parameter) and torch.equal(weight, before[name])
+
+
+def test_a_module_that_runs_twice_and_inside_itself() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor, again: bool = True) -> torch.Tensor:
+            x = torch.tanh(self.first(x))
+            return self.second(self(x, False) if again else x) + self.first(x)
+
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.twice, self.large = Twice(), nn.Linear(6, 100)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.large(self.twice(self.twice(x)))
+
+    torch.manual_seed(0)
+    model, x = Root(), torch.randn(2, 6)
+    with torch.no_grad(), small(6 * 6 * 4 * 2):
+        view = ReadOnlyView(ParameterSpace(model))
+        for _ in range(3):
+            assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
+        assert [group.around for group in view._together or ()] == [model.twice]
+
+
+def test_a_weight_tied_across_groups() -> None:
+    torch.manual_seed(0)
+    model, x = Stack(), torch.randn(3, 12)
+    model.layers[1].up.weight = model.layers[0].up.weight
+    with torch.no_grad(), small(A_LAYER):
+        view = ReadOnlyView(ParameterSpace(model))
+        for _ in range(3):
+            assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
+        assert len(view._together or ()) == 3
+
+
+def test_a_module_that_returns_a_weight_of_its_group() -> None:
+    class Gives(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.mix = nn.Linear(4, 6, bias=False), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.mix(x) + self.table(x)[:, :4], self.table.weight[:3]
+
+    class Root(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gives, self.large = Gives(), nn.Linear(4, 100)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y, rows = self.gives(x)
+            return self.large(y + rows)
+
+    torch.manual_seed(0)
+    model, x = Root(), torch.randn(3, 4)
+    with torch.no_grad(), small(6 * 4 * 4 * 2):
+        view = ReadOnlyView(ParameterSpace(model))
+        for _ in range(3):
+            assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
+
+
+def test_scratch_stays_within_the_bytes_of_a_group() -> None:
+    model, x = Stack(width=32, layers=4), torch.randn(3, 32)
+    layer = 2 * 32 * 64 * 4
+    with torch.no_grad(), small(layer + 100):
+        view = ReadOnlyView(ParameterSpace(model))
+        for _ in range(3):
+            view.evaluate(PLUS, lambda: model(x))
+        assert layer <= view.scratch_bytes <= layer + 256
+
+
+def test_training_gives_the_weights_of_a_run_without_groups() -> None:
+    found = []
+    for most in (0, 1 << 20):
+        model = build("opt").to(torch.bfloat16)
+        optimizer = ZOOptimizer(model, lr=1e-3, eps=EPS, perturbation="read_only", directions=2)
+        with small(most):
+            for _ in range(4):
+                optimizer.step(lambda m=model: m(IDS).logits.float().square().mean())
+        found.append(optimizer.space.fingerprint())
+    assert found[0] == found[1]
+
+
+def test_what_stands_for_a_weight_tells_its_shape_and_no_more() -> None:
+    space = ParameterSpace(nn.Linear(3, 4).to(torch.bfloat16))
+    slot = space.slots[0]
+    withheld = Withheld.of(Entry(*slot.owners[0], slot))
+    assert withheld.shape == (4, 3) and withheld.dtype is torch.bfloat16 and withheld.device.type == "cpu"
+    assert withheld.numel() == 12 and withheld.size(0) == 4
+    for use in (
+        lambda w: w + 1,
+        lambda w: nn.functional.linear(torch.ones(3), w),
+        lambda w: w.t(),
+        lambda w: w.data_ptr(),
+    ):
+        with pytest.raises(UsedOutside, match="weight"):
+            use(withheld)
+
+
+def test_groups_lie_as_far_out_as_their_bytes_allow() -> None:
+    model = Stack()
+    space = ParameterSpace(model)
+    entries = {m: [Entry(m, n, s) for n, s in [("weight", s)]] for s in space.slots for m, _ in s.owners if s.is_matrix}
+    around = {
+        module: (model, layer)
+        for layer in model.layers
+        for module in (layer.up, layer.down)  # type: ignore[attr-defined]
+    } | {model.head: (model,)}
+    a_layer = 2 * 12 * 24 * 4
+    assert [group.around for group in grouped(around, entries, 3 * a_layer + 12 * 5 * 4)] == [model]
+    assert [group.around for group in grouped(around, entries, 3 * a_layer)] == list(model.layers)
+    assert grouped(around, entries, a_layer - 1) == []
+    assert grouped({model.head: (model,)}, {model.head: entries[model.head]}, 1 << 20) == []  # a group of one
+
+
+def test_a_cached_reference_is_still_an_error() -> None:
+    model, x = Stack(), torch.randn(3, 12)
+    kept = model.layers[0].up.weight  # type: ignore[union-attr]
+    view = ReadOnlyView(ParameterSpace(model))
+    with torch.no_grad():
+        view.evaluate(PLUS, lambda: model(x))
+        with pytest.raises(UnsupportedModuleError, match="a reference kept outside its module"):
+            view.evaluate(PLUS, lambda: model(x) + kept.sum())
