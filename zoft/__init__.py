@@ -19,6 +19,7 @@ EXPORTS = {
     "ZOOptimizer": "zoft.optimizer",
     "ZOTrainer": "zoft.trainer",
     "from_trajectory": "zoft.trajectory.publish",
+    "keep_freed_memory": "zoft.freed_memory",
     "load_config": "zoft.config",
     "stream": "zoft.streaming.stream",
 }

@@ -91,7 +91,7 @@ def dispatch(argv: Sequence[str]) -> int | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the console script: returns the exit code, 2 for wrong input."""
-    return guarded(dispatch, sys.argv[1:] if argv is None else argv)
+    return guarded(dispatch, argv)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from zoft.errors import ReplicaError, UsageError
+from zoft.freed_memory import keep_freed_memory
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130  # as a shell counts Ctrl-C
@@ -17,13 +18,19 @@ def is_first_process(environ: Mapping[str, str] = os.environ) -> bool:
     return environ.get("RANK", "0") in ("", "0")
 
 
-def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
+def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None) -> int:
     """Runs `main(argv)` and returns its exit code; a UsageError becomes one message on rank 0 and exit code 2, Ctrl-C
     one and 130.
 
     Every process of a launch makes the same check, so all of them leave with code 2 and only the first one says why.
+
+    Args:
+        argv: None: this process's own arguments, and all that it does is this.
     """
     _hush()
+    if argv is None:
+        keep_freed_memory()
+        argv = sys.argv[1:]
     foreign = _in_a_group()
     try:
         code = main(argv) or 0

@@ -5,7 +5,6 @@ Everything that can be wrong with the settings is found before torch or Transfor
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
@@ -17,7 +16,7 @@ from zoft.errors import UsageError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one fine-tuning; returns the exit code, 2 for wrong input."""
-    return guarded(_run, sys.argv[1:] if argv is None else argv)
+    return guarded(_run, argv)
 
 
 def refuse_evaluation_settings(config: RunConfig) -> None:

@@ -40,9 +40,8 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the comparison; returns the exit code, 2 for wrong input."""
-    import sys
 
-    return guarded(_run, sys.argv[1:] if argv is None else argv)
+    return guarded(_run, argv)
 
 
 def _run(argv: Sequence[str]) -> None:
