@@ -7,7 +7,7 @@ from importlib import import_module
 
 from zoft import __version__
 from zoft.config.console import guarded
-from zoft.config.manual import ASKED, manual
+from zoft.config.manual import asked, manual
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 
@@ -74,7 +74,7 @@ def usage_of(name: str) -> str:
 
 def dispatch(argv: Sequence[str]) -> int | None:
     """Runs the sub-command named by the first argument. Raises UsageError for an unknown one."""
-    if not argv or argv[0] in ASKED:
+    if not argv or asked(argv[:1]):
         print(usage())
         return 0
     if argv[0] in ("--version", "-V"):
@@ -83,7 +83,7 @@ def dispatch(argv: Sequence[str]) -> int | None:
     if argv[0] not in COMMANDS:
         hint = did_you_mean(argv[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {argv[0]!r}{hint}")
-    if argv[1:] and argv[1] in ASKED and not COMMANDS[argv[0]].own_help:
+    if asked(argv[1:]) and not COMMANDS[argv[0]].own_help:
         print(usage_of(argv[0]))
         return 0
     return COMMANDS[argv[0]].load()(list(argv[1:]))

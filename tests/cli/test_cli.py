@@ -43,8 +43,11 @@ def test_every_command_answers_help(name, capsys):
         )
 
 
-def test_the_module_answers_help(capsys):
-    assert finetune(["--help"]) == 0
+@pytest.mark.parametrize("before", [[], ["recipe=quickstart", "max_steps=3"]])
+def test_the_module_answers_help(before, capsys):
+    assert finetune([*before, "--help"]) == 0
+    assert "recipe=NAME|PATH" in capsys.readouterr().out
+    assert cli.main(["finetune", *before, "-h"]) == 0
     assert "recipe=NAME|PATH" in capsys.readouterr().out
 
 

@@ -140,23 +140,27 @@ def test_a_folder_that_cannot_be_made_is_said_before_anything_is_loaded(
     assert (tmp_path / "file").read_bytes() == b""
 
 
-def test_a_run_that_is_stopped_says_how_it_goes_on(arguments, capsys, monkeypatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seeds", [None, "3,4"])
+def test_a_run_that_is_stopped_says_how_it_goes_on(
+    arguments, capsys, monkeypatch, tmp_path: Path, seeds: str | None
+) -> None:
     def interrupt(self, step, **more):
         apply(self, step, **more)
         if self.steps == 3:
             raise KeyboardInterrupt
 
     apply = ZOOptimizer.apply
-    words = arguments(save_strategy="steps", save_steps=2, max_steps=5)
+    words = arguments(save_strategy="steps", save_steps=2, max_steps=5, seeds=seeds)
+    folder = tmp_path / ("out/seed-3" if seeds else "out")
     with monkeypatch.context() as patched:
         patched.setattr(ZOOptimizer, "apply", interrupt)
         assert main(words) == 130
     out, err = capsys.readouterr()
     assert err.endswith("zoft: stopped by Ctrl-C\n")
-    hint = f"output_dir={tmp_path / 'out'} resume_from_checkpoint=true"
+    hint = f"{'seeds=none seed=3 ' if seeds else ''}output_dir={folder} resume_from_checkpoint=true"
     assert f"with {hint} goes on from step 2" in out
     assert main([*words, *hint.split()]) == 0
-    assert json.loads((tmp_path / "out/summary.json").read_text())["steps"] == 5
+    assert json.loads((folder / "summary.json").read_text())["steps"] == 5
 
 
 def test_a_misspelt_recipe(capsys) -> None:

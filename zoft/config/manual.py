@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of
 from zoft.config.run import RunSettings
@@ -9,7 +11,14 @@ from zoft.stability.settings import StabilitySettings
 from zoft.trainer.mezo_settings import written
 from zoft.trainer.settings import ZOSettings
 
-ASKED = ("-h", "--help", "help")  # the words that ask for it
+
+def asked(argv: Sequence[str]) -> bool:
+    """Whether a command's arguments ask for help: `help` as the first of them, or a flag anywhere.
+
+    >>> asked(["help"]), asked(["recipe=quickstart", "--help"]), asked(["recipe=quickstart"]), asked([])
+    (True, True, False, False)
+    """
+    return list(argv[:1]) == ["help"] or "-h" in argv or "--help" in argv
 
 
 def manual() -> str:

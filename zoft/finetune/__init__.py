@@ -10,7 +10,7 @@ from dataclasses import fields
 
 from zoft.config import RunConfig, load_config
 from zoft.config.console import guarded
-from zoft.config.manual import ASKED, manual
+from zoft.config.manual import asked, manual
 from zoft.errors import UsageError
 
 
@@ -27,7 +27,7 @@ def refuse_evaluation_settings(config: RunConfig) -> None:
 
 
 def _run(argv: Sequence[str]) -> None:
-    if argv and argv[0] in ASKED:
+    if asked(argv):
         print(f"python -m zoft.finetune, accelerate launch -m zoft.finetune or zoft finetune\n\n{manual()}")
         return
     config = load_config(argv)

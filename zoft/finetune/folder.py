@@ -53,14 +53,18 @@ def _chosen(config: RunConfig) -> Path:
     return folder
 
 
-def how_to_go_on(folder: Path, step: int) -> str:
+def how_to_go_on(config: RunConfig, folder: Path, step: int) -> str:
     """What there is to say of a run that was stopped after `step` steps: from where it can go on, and how."""
     kept = whole_checkpoints(folder)
     if not kept:
         return f"\nstopped after {step} steps; no checkpoint was saved by then (save_strategy=steps save_steps=N saves some)"
+    one = ""
+    if config.sources.get("output_dir") == "seeds":  # one run of several
+        names = [name for name in ("seed", "split_seed") if config.sources.get(name) == "seeds"]
+        one = " ".join(["", "seeds=none", *(f"{name}={config.training['seed']}" for name in names)])
     return (
-        f"\nstopped after {step} steps; the same command with output_dir={folder} resume_from_checkpoint=true goes on from "
-        f"step {max(kept)}"
+        f"\nstopped after {step} steps; the same command with{one} output_dir={folder} resume_from_checkpoint=true goes on "
+        f"from step {max(kept)}"
     )
 
 

@@ -78,7 +78,7 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
         result = trainer.train(resume_from_checkpoint=_checkpoint(config))
     except KeyboardInterrupt:
         if speak:
-            print(how_to_go_on(folder, trainer.state.global_step))
+            print(how_to_go_on(config, folder, trainer.state.global_step))
         raise
     after = trainer.evaluate(held_out, metric_key_prefix="test")  # type: ignore[arg-type]
     trainer.save_model()
