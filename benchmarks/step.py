@@ -23,7 +23,6 @@ from zoft.bench import rows, step
 from zoft.bench.bars import bars, gpu_bars
 from zoft.bench.contestants import CAPTURED, MODES, PLAIN
 from zoft.bench.shapes import random_model, stored_bytes
-from zoft.freed_memory import keep_freed_memory
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.csv"
 DEFAULT = (*PLAIN, "read_only", "lockstep", "in_place", "in_place_passes", "read_only_label", "in_place_label")
@@ -44,7 +43,6 @@ def main() -> None:
     parser.add_argument("--survive", action="store_true", help="leave out, and tell, a contestant that fails")
     parser.add_argument("--csv", default=str(RESULTS))
     asked = parser.parse_args()
-    keep_freed_memory()  # as zoft's commands do; all contestants gain
     told = rows.circumstances(asked.device)  # before a row is written: it changes the tree
     cells = [(dtype, batch) for dtype in asked.dtypes.split(",") for batch in asked.batches.split(",")]
     end = time.perf_counter() + 60 * asked.minutes

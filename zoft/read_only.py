@@ -80,6 +80,7 @@ class ReadOnlyView:
         self._handles: list[Any] = []  # its hooks
         self._lasting = 0  # entries of `_swapped` that stay for the whole pass
         self._large_now: dict[nn.Linear, Slot] = {}  # layers whose forward goes panel by panel in this pass
+        self._thin: dict[nn.Linear, Callable[[torch.Tensor], torch.Tensor]] = {}  # of them, what gives the outputs
         self._swapped: list[_Displaced] = []  # a stack; one entry per scratch
         self._whole_pass: list[Slot] = []  # displaced from beginning to end of a pass
         self._passes: Counter[frozenset[int | None]] = Counter()  # by the blocks of layers that were displaced
@@ -174,6 +175,7 @@ class ReadOnlyView:
         self._shown = {(module, name) for displaced in self._swapped for module, name, _ in displaced.held}
         self._shown.update((module, "weight") for module in self._large_now)
         self._show_together(moved, moves)
+        self._make_ready(point)
         for module in wide:
             before = functools.partial(self._swap_wide, moves=moves)
             self._handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -195,7 +197,7 @@ class ReadOnlyView:
         while self._swapped:
             self._pop()
         _put_back(self._withheld)
-        self._withheld, self._shown = [], set()
+        self._withheld, self._shown, self._thin = [], set(), {}
 
     def _show_early(self, wide: set[nn.Module]) -> None:
         """Let copies that are made be seen in the whole pass, but for those that modules in float32 see while they run."""
@@ -206,6 +208,15 @@ class ReadOnlyView:
                     held.append((module, name, module._parameters[name]))
                     module._parameters[name] = copy  # type: ignore[assignment]
         self._swapped.append(_Displaced(self._ready, held))
+
+    def _make_ready(self, point: Point) -> None:
+        """Look up factors at the beginning of a pass: between two products that costs ten times as much."""
+        if not _factored(point) or self._space.streamed is not None:
+            return
+        for module, slot in self._large_now.items():
+            if slot.shard is None and (module.bias is None or (module, "bias") in self._shown):
+                target = Target(slot.weight, slot.window)
+                self._thin[module] = self._space.backend.thin_ready(target, [point], module.bias)
 
     def _made_early(self, moved: set[Slot], moves: tuple[Move, ...]) -> Mapping[Slot, torch.Tensor]:
         self._filling = True
@@ -303,6 +314,8 @@ class ReadOnlyView:
         bias = module.bias if module.bias is None or ids is None else module.bias[ids]
         self._filling = True
         try:
+            if ids is None and module in self._thin:
+                return self._thin[module](x.unsqueeze(0)).squeeze(0)
             target, backend = _shown(module, "weight", slot), self._space.backend
             if _factored(point):
                 return backend.thin_linear(x.unsqueeze(0), target, [point], bias, ids).squeeze(0)

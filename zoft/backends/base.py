@@ -264,6 +264,18 @@ class Backend(ABC):
         """
         return low_rank_products(x, weight, left, right, scales, bias)
 
+    def low_rank_ready(
+        self, weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scales: Scales, bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """`low_rank` as a function of x alone; the other tensors are read when it is called, and stay where they are."""
+        return lambda x: self.low_rank(x, weight, left, right, scales, bias)
+
+    def thin_ready(
+        self, target: Target, points: Sequence[Point], bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        """`thin_linear` of all rows as a function of x alone, until factors are drawn for other points."""
+        return lambda x: self.thin_linear(x, target, points, bias)
+
     def thin_linear(
         self,
         x: torch.Tensor,

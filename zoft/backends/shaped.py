@@ -6,7 +6,7 @@ backend. Parameters outside a direction's block are not touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -150,6 +150,12 @@ class ShapedBackend(Backend):
         if ids is not None:
             weight, left = weight[ids], left[:, ids]
         return self.inner.low_rank(x, weight, left, right, scales, bias)
+
+    def thin_ready(
+        self, target: Target, points: Sequence[Point], bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        left, right, scales = self._stacked.tables(points, target, _seen)
+        return self.inner.low_rank_ready(target.weight.detach(), left, right, scales, bias)
 
     def _of(self, target: Target, seen: Sequence[Move]) -> Backend:
         """Who computes these moves of this target."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +62,11 @@ class _Timed(Backend):
 
     def perturbed_embedding(self, ids: torch.Tensor, target: Target, points: Sequence[Point]) -> torch.Tensor:
         return self._time("panels", self._inner.perturbed_embedding, ids, target, points)
+
+    def thin_ready(
+        self, target: Target, points: Sequence[Point], bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        return self._inner.thin_ready(target, points, bias)
 
     def thin_linear(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from zoft.backends.base import Factors, Make, Move, Point, Rounding, Target
 from zoft.backends.cpu import plan
 from zoft.backends.cpu.kernel import entry
 from zoft.backends.cpu.threads import together
-from zoft.backends.low_rank import Scales, by_rank, check_low_rank, onto
+from zoft.backends.low_rank import Scales, by_rank, check_low_rank, low_rank_products
 from zoft.backends.reference import ReferenceBackend
 from zoft.directions import Direction
 
@@ -134,14 +134,19 @@ class CpuBackend(ReferenceBackend):
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Of few rank-one parts, what they add is written by one compiled pass; of more, the vendor's products are as quick."""
-        from zoft.backends.cpu.beside import KINDS, MOST_RANK, beside  # which needs numba
-
-        if left.shape[-1] > MOST_RANK or x.dtype not in KINDS or not x.numel() or not left.numel():
+        if not x.numel():
             return super().low_rank(x, weight, left, right, scales, bias)
         check_low_rank(x, weight, left, right, scales, bias)
-        flat = x.reshape(len(scales), -1, weight.shape[1]).contiguous()
-        y = beside(flat, left, right, by_rank(scales, x), bias)
-        return onto(y, flat, weight).view(*x.shape[:-1], weight.shape[0])
+        return self.low_rank_ready(weight, left, right, scales, bias)(x)
+
+    def low_rank_ready(
+        self, weight: torch.Tensor, left: torch.Tensor, right: torch.Tensor, scales: Scales, bias: torch.Tensor | None
+    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        from zoft.backends.cpu.beside import KINDS, MOST_RANK, Beside  # which needs numba
+
+        if left.shape[-1] > MOST_RANK or weight.dtype not in KINDS or not left.numel():
+            return lambda x: low_rank_products(x, weight, left, right, scales, bias)
+        return Beside(weight, left, right, by_rank(scales, weight), bias)
 
 
 def _write(targets: Sequence[Target], table: plan.Moves, rounding: Rounding) -> None:

@@ -176,46 +176,62 @@ def _entry() -> Any:
     return compiled("beside", share)
 
 
-def beside(
-    x: torch.Tensor,
-    left: torch.Tensor,
-    right: torch.Tensor,
-    scales: torch.Tensor,
-    bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """bias + (x B) s A^T for every member, [points, rows, outputs].
+class Beside:
+    """x W^T + bias + (x B) s A^T for every member, of x to come: all that does not depend on x is looked up beforehand.
 
-    Args:
-        x: [points, rows, columns], contiguous, float32 or bfloat16, and all other tensors but scales with it.
-        left: A [points, outputs, rank].
-        right: B [points, columns, rank].
-        scales: float32 [points, rank] or [points, 1].
-        bias: [outputs] or [points, outputs].
+    The tensors given are read when it is called; until then they stay where they are.
     """
-    points, rows, columns = x.shape
-    outputs, rank = left.shape[1:]
-    y = x.new_empty(points, rows, outputs)
-    left, right = _by_rank(left), _by_rank(right)
-    a, b, of = left.stride(), right.stride(), 0
-    if scales.shape[1] != rank or not scales.is_contiguous():
-        scales = scales.expand(-1, rank).contiguous()
-    if bias is not None:
-        bias = bias if bias.stride(-1) == 1 else bias.contiguous()
-        of = bias.stride(0) if bias.ndim == 2 else 0
-    threads = 1 if rows * (columns + outputs) * rank * points < _INLINE_WORK else torch.get_num_threads()
-    room = 4 * (TILE * (2 + ROWS) + ROWS * rank)
-    job = np.array(
-        (
-            x.data_ptr(), y.data_ptr(), right.data_ptr(), left.data_ptr(), 0 if bias is None else bias.data_ptr(),
-            scales.data_ptr(), KINDS[x.dtype], points, rows, columns, outputs, rank, b[0], b[2], a[0], a[2], of,
-            _SCRATCH.get(threads * room), room, 0, 0, 0, 0,
-        ),
-        dtype=np.int64,
-    )  # fmt: skip
-    at = job.ctypes.data
-    job[JOB.next_item], job[JOB.next_thread] = at + 8 * len(JOB), at + 8 * len(JOB) + 8
-    together(_entry(), at, threads)
-    return y
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        scales: torch.Tensor,
+        bias: torch.Tensor | None,
+    ) -> None:
+        """
+        Args:
+            weight: W [outputs, columns], float32 or bfloat16, and all other tensors but scales with it.
+            left: A [points, outputs, rank].
+            right: B [points, columns, rank].
+            scales: float32 [points, rank] or [points, 1].
+            bias: [outputs] or [points, outputs].
+        """
+        self._points, outputs, rank = left.shape
+        left, right = _by_rank(left), _by_rank(right)
+        a, b, of = left.stride(), right.stride(), 0
+        if scales.shape[1] != rank or not scales.is_contiguous():
+            scales = scales.expand(-1, rank).contiguous()
+        if bias is not None:
+            bias = bias if bias.stride(-1) == 1 else bias.contiguous()
+            of = bias.stride(0) if bias.ndim == 2 else 0
+        self._weight, self._outputs, self._columns = weight.t(), outputs, weight.shape[1]
+        self._kept = left, right, scales, bias  # whose addresses are in the job
+        self._work = (self._columns + outputs) * rank * self._points  # products, for each row of x
+        self._room = 4 * (TILE * (2 + ROWS) + ROWS * rank)
+        self._job = np.array(
+            (
+                0, 0, right.data_ptr(), left.data_ptr(), 0 if bias is None else bias.data_ptr(), scales.data_ptr(),
+                KINDS[weight.dtype], self._points, 0, self._columns, outputs, rank, b[0], b[2], a[0], a[2], of, 0, self._room,
+                0, 0, 0, 0,
+            ),
+            dtype=np.int64,
+        )  # fmt: skip
+        self._at = at = self._job.ctypes.data
+        self._job[JOB.next_item], self._job[JOB.next_thread] = at + 8 * len(JOB), at + 8 * len(JOB) + 8
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """[points, ..., outputs] of x [points, ..., columns]."""
+        flat = x.reshape(-1, self._columns).contiguous()
+        y = flat.new_empty(len(flat), self._outputs)
+        rows, job = len(flat) // self._points, self._job
+        threads = 1 if rows * self._work < _INLINE_WORK else torch.get_num_threads()
+        job[JOB.x], job[JOB.y], job[JOB.rows] = flat.data_ptr(), y.data_ptr(), rows
+        job[JOB.scratch] = _SCRATCH.get(threads * self._room)
+        job[len(JOB) :] = 0
+        together(_entry(), self._at, threads)
+        return torch.addmm(y, flat, self._weight, out=y).view(*x.shape[:-1], self._outputs)
 
 
 class _Scratch(threading.local):
