@@ -3,15 +3,16 @@
 On a CPU a call between two products costs some 0.3 ms, most of it spent on fetching the interpreter's code and objects, which
 the product drove out of the caches; the weights of a layer made together cost it once (docs/performance.md).
 
-Which modules run inside which is watched in a pass. Outside the module around it, a weight of a group is `Withheld`: whoever
-computes with it ends the pass, which is then begun again without that group.
+Which modules run inside which is watched in a pass. Outside the module around it, a weight of a group is `Withheld`: a pass in
+which somebody computes with it counts for nothing, and is begun again without that group.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from zoft.audit import tensors
 from zoft.backends import PANEL_BYTES
 from zoft.space import ParameterSpace, Slot
 
+PARTICULAR = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # which run otherwise where nothing inside has hooks
 LEAST = 1 << 20  # bytes of copies that a group may have, however small the weights are
 
 
@@ -42,10 +44,6 @@ class Group(NamedTuple):
 class UsedOutside(Exception):
     """A weight of a group was used while the module around the group did not run."""
 
-    def __init__(self, entry: Entry) -> None:
-        super().__init__(entry.slot.name)
-        self.entry = entry
-
 
 def budget(space: ParameterSpace) -> int:
     """Bytes of copies that a group may have: of a panel, and no more than the largest weight; 0: no groups are made.
@@ -62,41 +60,45 @@ class Nesting:
 
     def __init__(self) -> None:
         self.around: dict[nn.Module, tuple[nn.Module, ...]] = {}  # that ran around all calls of each, outermost first
-        self._running: list[nn.Module] = []
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Inside, all calls of modules are seen."""
+        """Inside, all calls of modules in this thread are seen."""
+        thread, running = threading.get_ident(), []
+
+        def begins(module: nn.Module, _: Any) -> None:
+            if threading.get_ident() == thread:
+                before = self.around.get(module, running)
+                self.around[module] = tuple(outer for outer in before if outer in running)
+                running.append(module)
+
+        def ends(module: nn.Module, *_: Any) -> None:
+            if threading.get_ident() == thread and running and running[-1] is module:
+                running.pop()
+
         handles = [
-            hooks.register_module_forward_pre_hook(self._begins),
-            hooks.register_module_forward_hook(self._ends, always_call=True),
+            hooks.register_module_forward_pre_hook(begins),
+            hooks.register_module_forward_hook(ends, always_call=True),
         ]
-        self.around.clear()
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-            self._running.clear()
-
-    def _begins(self, module: nn.Module, _: Any) -> None:
-        before = self.around.get(module, self._running)
-        self.around[module] = tuple(outer for outer in before if outer in self._running)
-        self._running.append(module)
-
-    def _ends(self, module: nn.Module, *_: Any) -> None:
-        if self._running and self._running[-1] is module:
-            self._running.pop()
 
 
 def grouped(
-    around: Mapping[nn.Module, Sequence[nn.Module]], entries: Mapping[nn.Module, Sequence[Entry]], most: int
+    around: Mapping[nn.Module, Sequence[nn.Module]],
+    entries: Mapping[nn.Module, Sequence[Entry]],
+    most: int,
+    used: list[Entry],
 ) -> list[Group]:
     """Groups of at least two weights and at most `most` bytes, each as far out as that allows.
 
     Args:
         around: the modules around each, outermost first.
         entries: weights that may be displaced together with others.
+        used: where stand-ins tell that they were used.
     """
     inside: dict[nn.Module, dict[Slot, None]] = {}
     for module, own in entries.items():
@@ -108,24 +110,33 @@ def grouped(
         outer = next((outer for outer in around.get(module, ()) if fits[outer]), None)
         if outer is not None:
             found.setdefault(outer, []).extend(own)
-    return [Group(outer, {e: Withheld.of(e) for e in own}) for outer, own in found.items() if len(inside[outer]) > 1]
+    return [
+        Group(outer, {entry: Withheld.of(entry, used) for entry in own})
+        for outer, own in found.items()
+        if len(inside[outer]) > 1
+    ]
 
 
 class Withheld(torch.Tensor):
     """Stands for a weight of a group where it is not displaced: its shape and type may be asked for, and no more.
+
+    It has no memory. Whatever else is done with it is told to `used`, as somebody may catch the exception.
 
     Raises:
         UsedOutside: by any operation on it.
     """
 
     entry: Entry
+    used: list[Entry]
 
     @classmethod
-    def of(cls, entry: Entry) -> Withheld:
-        """It takes no memory."""
-        weight = entry.slot.weight
-        made = weight.new_empty(1).expand(weight.shape).as_subclass(cls)
-        made.entry = entry
+    def of(cls, entry: Entry, used: list[Entry]) -> Withheld:
+        """In place of the entry's weight."""
+        weight = entry.slot.parameter
+        made = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls, weight.shape, dtype=weight.dtype, device=weight.device, requires_grad=weight.requires_grad
+        )
+        made.entry, made.used = entry, used
         return made
 
     @classmethod
@@ -133,10 +144,23 @@ class Withheld(torch.Tensor):
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if func not in _LOOKS:
-            mine = next(tensor for tensor in tensors((list(args), dict(kwargs or {}))) if isinstance(tensor, cls))
-            raise UsedOutside(mine.entry)
+            cls._tell(args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
+
+    @classmethod
+    def __torch_dispatch__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """What goes past the method above (compiled functions, vmap) ends here."""
+        cls._tell(args, kwargs)
+
+    @classmethod
+    def _tell(cls, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> NoReturn:
+        mine = [tensor for tensor in tensors((list(args), dict(kwargs or {}))) if isinstance(tensor, cls)]
+        for tensor in mine:
+            tensor.used.append(tensor.entry)
+        raise UsedOutside(mine[0].entry.slot.name if mine else "")
 
 
 _LOOKS = {

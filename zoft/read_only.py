@@ -37,7 +37,7 @@ from zoft.directions import LowRank, sees
 from zoft.displaced import report_too_large
 from zoft.errors import UnsupportedModuleError
 from zoft.few_rows import GivesRows, OfAllRows, Rows, can_give_rows, forward_rows, rows_wanted
-from zoft.grouped import Entry, Group, Nesting, UsedOutside, budget, grouped
+from zoft.grouped import PARTICULAR, Entry, Group, Nesting, budget, grouped
 from zoft.scratch import ScratchStack
 from zoft.shards import is_cut_itself
 from zoft.space import ParameterSpace, Slot
@@ -45,6 +45,7 @@ from zoft.vectors import Vectors
 from zoft.widened import can_widen, narrow, narrow_dtype, widen, widens_itself
 
 T = TypeVar("T")
+MOST_RESTARTS = 3  # of one pass, after which all groups are given up
 logger = logging.getLogger(__name__)
 
 
@@ -74,7 +75,8 @@ class ReadOnlyView:
         self._shown: set[tuple[nn.Module, str]] = (
             set()
         )  # attributes that nothing has to be done for when their module runs
-        self._withheld: list[_Held] = []  # what stood where there is a stand-in now
+        self._used: list[Entry] = []  # whose stand-ins were used in this pass
+        self._before: list[_Held] = []  # what whole modules held before this pass
         self._scratch = ScratchStack()
         self._point: Point | None = None  # of the pass that is under way
         self._handles: list[Any] = []  # its hooks
@@ -86,6 +88,7 @@ class ReadOnlyView:
         self._passes: Counter[frozenset[int | None]] = Counter()  # by the blocks of layers that were displaced
         self._filling = False
         self._ran: set[nn.Module] = set()
+        self._early: set[Slot] = set()  # that were shown whether their module ran or not
 
     @property
     def scratch_bytes(self) -> int:
@@ -100,13 +103,14 @@ class ReadOnlyView:
         """
         if not point and not self._wide:
             return loss()
+        restarts = 0
         while True:
+            self._used.clear()
             try:
                 with self.at(point):
                     result = loss()
-                break
-            except UsedOutside as error:
-                self._give_up(error.entry)
+                if not self._used:
+                    break
             except ReadOutside as error:
                 unreachable = error.slot.shard is not None or self._space.moves_about(error.slot)
                 if error.slot in self._whole_pass or unreachable:
@@ -118,6 +122,12 @@ class ReadOnlyView:
                 logger.info(
                     "%s is read outside its module: its perturbed copy is held for a whole pass", error.slot.name
                 )
+            except Exception:
+                if not self._used:
+                    raise
+            if self._used:
+                restarts += 1
+                self._give_up(restarts)
         if point:
             self._passes[_blocks(point)] += 1
             if self._passes[_blocks(point)] == 1:
@@ -164,6 +174,15 @@ class ReadOnlyView:
         self._point, moves, moved = point, (Move(point),), set(self._moved(point))
         held = [module for module, shown in self._held.items() if any(slot in moved for _, slot in shown)]
         wide = {m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])}
+        if self._before:  # the last pass was not allowed to end
+            self._end()
+        if self._space.streamed is None:
+            self._before = [
+                (module, name, module._parameters[name])
+                for module, shown in self._held.items()
+                for name, slot in shown
+                if slot.shard is None
+            ]
         self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point), moved))
         for slot in [slot for slot in self._whole_pass if slot in moved]:
             self._displace(slot, slot.owners, moves)
@@ -189,25 +208,35 @@ class ReadOnlyView:
                 self._handles.append(module.register_forward_hook(self._restore, always_call=True, prepend=first))
 
     def _hide(self) -> None:
+        try:
+            self._end()
+        except BaseException:  # Ctrl-C once more, in the middle of it
+            self._end()
+            raise
+
+    def _end(self) -> None:
         for handle in self._handles:
             handle.remove()
         for module in self._large_now:
             vars(module).pop("forward", None)
+        for displaced in reversed(self._swapped):
+            _put_back(displaced.held)
+        _put_back(self._before)
+        self._swapped.clear()
+        self._scratch.clear()
         self._handles, self._large_now, self._point, self._lasting, self._ready = [], {}, None, 0, {}
-        while self._swapped:
-            self._pop()
-        _put_back(self._withheld)
-        self._withheld, self._shown, self._thin = [], set(), {}
+        self._before, self._shown, self._thin = [], set(), {}
 
     def _show_early(self, wide: set[nn.Module]) -> None:
         """Let copies that are made be seen in the whole pass, but for those that modules in float32 see while they run."""
         held: list[_Held] = []
+        self._swapped.append(_Displaced(self._ready, held))
         for slot, copy in self._ready.items():
             for module, name in slot.owners if copy.dtype is slot.weight.dtype else ():
                 if module not in wide:
                     held.append((module, name, module._parameters[name]))
                     module._parameters[name] = copy  # type: ignore[assignment]
-        self._swapped.append(_Displaced(self._ready, held))
+                    self._early.add(slot)
 
     def _make_ready(self, point: Point) -> None:
         """Look up factors at the beginning of a pass: between two products that costs ten times as much."""
@@ -249,18 +278,38 @@ class ReadOnlyView:
         self._ran.update(self._nesting.around)
         if self._together is not None:
             return
-        around = {module: outer for module, outer in self._nesting.around.items() if module in self._held}
+        around = {
+            module: tuple(outer for outer in outside if outer in self._space.modules)
+            for module, outside in self._nesting.around.items()
+            if module in self._held and not any(isinstance(outer, PARTICULAR) for outer in (module, *outside))
+        }
         entries = {
             module: [Entry(module, name, slot) for name, slot in self._held[module] if slot.is_matrix]
             for module in around
             if module not in self._wide and not isinstance(module, nn.Embedding) and "forward" not in vars(module)
         }
-        self._together = grouped(around, entries, budget(self._space))
+        self._together = grouped(around, entries, budget(self._space), self._used)
+        self._nesting.around.clear()
 
-    def _give_up(self, entry: Entry) -> None:
-        """A weight was used while the module around its group did not run: they are displaced one by one from now on."""
-        logger.info("%s is used outside the module around it: it is displaced by itself", entry.slot.name)
-        self._together = [group for group in self._together or () if entry not in group.entries]
+    def _give_up(self, restarts: int) -> None:
+        """Weights were used while the modules around their groups did not run: they are displaced one by one from now on.
+
+        Args:
+            restarts: how often this pass has been begun again.
+
+        Raises:
+            UnsupportedModuleError: a stand-in that is no longer shown was used.
+        """
+        groups = self._together or []
+        left = [group for group in groups if not any(entry in group.entries for entry in self._used)]
+        name = self._used[0].slot.name
+        if len(left) == len(groups):
+            raise UnsupportedModuleError(
+                f"{name!r} is used through a reference that was taken in an earlier pass and kept outside its module, which a "
+                "read-only perturbation cannot reach; freeze it or use perturbation=in_place"
+            )
+        logger.info("%s is used outside the module around it: it is displaced by itself", name)
+        self._together = left if restarts < MOST_RESTARTS else []
 
     def _show_together(self, moved: set[Slot], moves: tuple[Move, ...]) -> None:
         """Have groups displaced when the modules around them begin."""
@@ -272,11 +321,13 @@ class ReadOnlyView:
             self._handles.append(around.register_forward_pre_hook(before))
             self._handles.append(around.register_forward_hook(self._restore_together, always_call=True))
             for entry in now:
-                self._withheld.append((entry.module, entry.attribute, entry.module._parameters[entry.attribute]))
                 entry.module._parameters[entry.attribute] = entries[entry]  # type: ignore[assignment]
                 self._shown.add((entry.module, entry.attribute))
 
     def _swap_together(self, around: nn.Module, _: Any, entries: list[Entry], moves: tuple[Move, ...]) -> None:
+        if any(displaced.module is around and displaced.copies for displaced in self._swapped):  # it runs inside itself
+            self._swapped.append(_Displaced({}, (), around))
+            return
         copies: dict[Slot, torch.Tensor] = {}
         self._filling = True
         try:
@@ -289,6 +340,7 @@ class ReadOnlyView:
             )
             for module, attribute, slot in entries:
                 module._parameters[attribute] = copies[slot]  # type: ignore[assignment]
+            _is_new(copies.values())
         finally:
             self._filling = False
 
@@ -399,6 +451,7 @@ class ReadOnlyView:
             else:
                 scratch.copy_(read.weight)
                 self._space.backend.axpby_(Target(scratch, read.window), moves)
+            _is_new((scratch,))
             shown = slot.shard.like(scratch) if slot.shard is not None and read.window is slot.window else scratch
             for module, attribute in owners:
                 module._parameters[attribute] = shown  # type: ignore[assignment]
@@ -415,14 +468,15 @@ class ReadOnlyView:
         return len(self._swapped) > self._lasting and self._swapped[-1].module is module
 
     def _pop(self) -> _Displaced:
-        displaced = self._swapped.pop()
+        displaced = self._swapped[-1]
         _put_back(displaced.held)
+        self._swapped.pop()
         for _ in range(displaced.pieces):
             self._scratch.pop()
         return displaced
 
     def _report_unused(self, moved: list[Slot]) -> None:
-        idle = [s for s in moved if not any(module in self._ran for module, _ in s.owners)]
+        idle = [s for s in moved if s not in self._early and not any(module in self._ran for module, _ in s.owners)]
         unused = [slot.name for slot in idle if slot not in self._whole_pass]
         if unused:
             logger.warning(
@@ -466,6 +520,12 @@ class _Displaced(NamedTuple):
 def _put_back(held: Iterable[_Held]) -> None:
     for module, attribute, weight in held:
         module._parameters[attribute] = weight  # type: ignore[assignment]
+
+
+def _is_new(copies: Iterable[torch.Tensor]) -> None:
+    """Tells autograd that the backend filled these: a graph that needs what was there before must not be walked."""
+    if torch.is_grad_enabled():
+        torch.autograd.graph.increment_version(tuple(copies))
 
 
 def _check_returned(displaced: _Displaced, module: nn.Module, output: Any) -> None:

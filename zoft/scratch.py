@@ -34,3 +34,7 @@ class ScratchStack:
 
     def pop(self) -> None:
         self._tops.pop()
+
+    def clear(self) -> None:
+        """Take everything back."""
+        self._tops.clear()

@@ -106,6 +106,7 @@ class ParameterSpace:
         _check_dtypes(trainable, self.rounding)
         first_names = _merge_aliases(trainable)
         self.streamed = streamed(model)
+        self.modules = frozenset(model.modules())
         zeros = self._beside([trainable[name] for name in first_names], len(buffers))
         owners = _owners(model)
         streams = stream_ids(canonical_name(name) for name in first_names)

@@ -1,5 +1,7 @@
 """Weights that are displaced together when the module around them begins."""
 
+import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -260,17 +262,20 @@ def test_training_gives_the_weights_of_a_run_without_groups() -> None:
 def test_what_stands_for_a_weight_tells_its_shape_and_no_more() -> None:
     space = ParameterSpace(nn.Linear(3, 4).to(torch.bfloat16))
     slot = space.slots[0]
-    withheld = Withheld.of(Entry(*slot.owners[0], slot))
+    entry, used = Entry(*slot.owners[0], slot), []
+    withheld = Withheld.of(entry, used)
     assert withheld.shape == (4, 3) and withheld.dtype is torch.bfloat16 and withheld.device.type == "cpu"
-    assert withheld.numel() == 12 and withheld.size(0) == 4
-    for use in (
-        lambda w: w + 1,
-        lambda w: nn.functional.linear(torch.ones(3), w),
-        lambda w: w.t(),
-        lambda w: w.data_ptr(),
-    ):
-        with pytest.raises(UsedOutside, match="weight"):
+    assert withheld.numel() == 12 and withheld.size(0) == 4 and withheld.requires_grad
+    uses = [
+        lambda w: w + 1, lambda w: nn.functional.linear(torch.ones(3), w), lambda w: w.t(), lambda w: w.data_ptr(),
+        lambda w: torch.zeros(4, 3).copy_(w), lambda w: torch.vmap(torch.sum)(w), lambda w: torch.tensor(w),
+        lambda w: w.data + 1,
+    ]  # fmt: skip
+    for number, use in enumerate(uses, start=1):
+        with pytest.raises(UsedOutside, match="weight"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.tensor of a tensor
             use(withheld)
+        assert len(used) >= number and set(used) == {entry}
 
 
 def test_groups_lie_as_far_out_as_their_bytes_allow() -> None:
@@ -283,10 +288,10 @@ def test_groups_lie_as_far_out_as_their_bytes_allow() -> None:
         for module in (layer.up, layer.down)  # type: ignore[attr-defined]
     } | {model.head: (model,)}
     a_layer = 2 * 12 * 24 * 4
-    assert [group.around for group in grouped(around, entries, 3 * a_layer + 12 * 5 * 4)] == [model]
-    assert [group.around for group in grouped(around, entries, 3 * a_layer)] == list(model.layers)
-    assert grouped(around, entries, a_layer - 1) == []
-    assert grouped({model.head: (model,)}, {model.head: entries[model.head]}, 1 << 20) == []  # a group of one
+    assert [group.around for group in grouped(around, entries, 3 * a_layer + 12 * 5 * 4, [])] == [model]
+    assert [group.around for group in grouped(around, entries, 3 * a_layer, [])] == list(model.layers)
+    assert grouped(around, entries, a_layer - 1, []) == []
+    assert grouped({model.head: (model,)}, {model.head: entries[model.head]}, 1 << 20, []) == []  # a group of one
 
 
 def test_a_cached_reference_is_still_an_error() -> None:
@@ -297,3 +302,155 @@ def test_a_cached_reference_is_still_an_error() -> None:
         view.evaluate(PLUS, lambda: model(x))
         with pytest.raises(UnsupportedModuleError, match="a reference kept outside its module"):
             view.evaluate(PLUS, lambda: model(x) + kept.sum())
+
+
+def test_a_loss_that_catches_exceptions_is_taken_again() -> None:
+    model, x = Stack(), torch.randn(3, 12)
+    found = []
+
+    def loss() -> float:
+        try:
+            found.append(float(model(x).double().sum()))
+        except Exception:
+            found.append(float("inf"))
+        return found[-1]
+
+    with torch.no_grad(), small(A_LAYER):
+        view = ReadOnlyView(ParameterSpace(model))
+        values = []
+        for model.way in ("whole", "whole", "parts", "parts"):
+            values.append(view.evaluate(PLUS, loss))
+    assert len(set(values)) == 1 and found.count(float("inf")) == 1
+
+
+def test_a_stand_in_that_is_kept_is_an_error_that_names_it() -> None:
+    model, x, kept = Stack(), torch.randn(3, 12), []
+
+    def loss() -> torch.Tensor:
+        if view._together and not kept:
+            kept.append(model.layers[0].up.weight)  # type: ignore[union-attr]
+        return model(x) + sum(weight.sum() for weight in kept)
+
+    with torch.no_grad():
+        view = ReadOnlyView(ParameterSpace(model))
+        view.evaluate(PLUS, loss)
+        with pytest.raises(UnsupportedModuleError, match=r"'layers.0.up.weight' is used through a reference"):
+            view.evaluate(PLUS, loss)
+    assert all(isinstance(weight, nn.Parameter) for weight in model.parameters())
+
+
+def test_many_restarts_give_up_all_groups() -> None:
+    class Ways(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers, self.way, self.begun = nn.ModuleList(Layer(12) for _ in range(8)), "whole", 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.begun += 1
+            for layer in self.layers:
+                x = layer(x) if self.way == "whole" else layer.norm(x + layer.down(torch.tanh(layer.up(x))))  # type: ignore[operator]
+            return x
+
+    model, x = Ways(), torch.randn(3, 12)
+    with torch.no_grad(), small(A_LAYER):
+        view = ReadOnlyView(ParameterSpace(model, backend_name="reference"))
+        for model.way in ("whole", "whole", "parts"):
+            seen = view.evaluate(PLUS, lambda: model(x))
+        assert model.begun == 3 + 3
+        assert torch.equal(seen, alone(model, x))
+
+
+def test_a_wrapper_made_for_each_loss_is_no_module_of_the_model() -> None:
+    model, x, begun = Stack(), torch.randn(3, 12), []
+    with torch.no_grad():
+        view = ReadOnlyView(ParameterSpace(model))
+        for _ in range(4):
+            view.evaluate(PLUS, lambda: begun.append(1) or nn.Sequential(model)(x))
+        assert len(begun) == 4 and [group.around for group in view._together or ()] == [model]
+
+
+def test_vectors_read_by_a_parent_are_not_said_to_be_unused(caplog: pytest.LogCaptureFixture) -> None:
+    module, x = nn.MultiheadAttention(8, 2), torch.randn(3, 8)
+    with torch.no_grad():
+        view = ReadOnlyView(ParameterSpace(module))
+        for _ in range(3):
+            view.evaluate(PLUS, lambda: module(x, x, x)[0])
+    assert "took no part" not in caplog.text and not view._together
+
+
+def test_a_module_deep_inside_itself_takes_no_more_scratch() -> None:
+    class Tree(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Linear(6, 6), nn.Linear(6, 6)
+
+        def forward(self, x: torch.Tensor, depth: int = 20) -> torch.Tensor:
+            x = torch.tanh(self.left(x)) + self.right(x)
+            return self(x, depth - 1) if depth else x
+
+    torch.manual_seed(0)
+    model, x = Tree(), torch.randn(2, 6)
+    with torch.no_grad():
+        view = ReadOnlyView(ParameterSpace(model, backend_name="reference"))
+        for _ in range(3):
+            assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
+        assert len(view._together or ()) == 1 and view.scratch_bytes <= 2 * (6 * 6 * 4 + 64)
+
+
+def test_gradients_through_scratch_that_was_filled_again_are_an_error() -> None:
+    """Of the input, say: the weights that the graph remembers are gone."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList(nn.Linear(6, 6, bias=False) for _ in range(3))
+    space = ParameterSpace(layers)
+    x = torch.randn(2, 6, requires_grad=True)
+
+    def loss() -> float:
+        y = x
+        for layer in layers:
+            y = torch.tanh(layer(y))
+        return float(torch.autograd.grad(y.sum(), x)[0].sum())
+
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        ReadOnlyView(space).evaluate(PLUS, loss)
+
+
+def test_an_interrupt_at_any_line_leaves_the_weights() -> None:
+    """At any line of the view's own files, but for those between the end of a loss and the first line that puts back."""
+    model, x = Stack(layers=2).to(torch.bfloat16), torch.randn(2, 12).bfloat16()
+    own = dict(model.named_parameters())
+    files = (zoft.read_only.__file__, zoft.grouped.__file__)
+    bad, reached = [], 0
+    with torch.no_grad():
+        view = ReadOnlyView(ParameterSpace(model))
+        for _ in range(2):
+            expected = view.evaluate(PLUS, lambda: model(x))
+        while True:
+            left, where = reached, 0
+
+            def trace(frame, event, _):
+                nonlocal left, where
+                if frame.f_code.co_filename not in files:
+                    return None
+                if event == "line":
+                    left -= 1
+                    if left == -1:
+                        where = frame.f_lineno
+                        sys.settrace(None)
+                        raise KeyboardInterrupt
+                return trace
+
+            try:
+                sys.settrace(trace)
+                view.evaluate(PLUS, lambda: model(x))
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            if not where:
+                break
+            reached += 1
+            if not all(weight is own[name] for name, weight in model.named_parameters()):
+                bad.append(where)
+            assert torch.equal(view.evaluate(PLUS, lambda: model(x)), expected)
+            assert all(weight is own[name] for name, weight in model.named_parameters())
+    assert reached > 300 and len(bad) <= 3, bad

@@ -66,7 +66,10 @@ def _leave_the_group() -> None:
     One that frees a tensor while the interpreter is shut down wants its lock, and the process aborts with everything done.
     """
     gc.collect()  # a DistributedDataParallel that is still about holds the group as well
-    sys.modules["torch.distributed"].destroy_process_group()
+    try:
+        sys.modules["torch.distributed"].destroy_process_group()
+    except RuntimeError as error:  # all work is done: another rank may be gone already
+        logging.getLogger(__name__).info("the group of processes did not end well: %s", error)
 
 
 def _hush() -> None:

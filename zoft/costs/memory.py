@@ -123,7 +123,9 @@ def _scratch(sizes: Sizes, setup: Setup) -> float:
         if setup.tuning == "full":
             rows = 2 * setup.points * setup.rows * setup.tokens * sizes.hidden * size
         matrix = sizes.largest * size
-        return max(matrix if setup.points == 1 else min(TILE, setup.points * matrix), rows)
+        block = sizes.matrices / sizes.layers * size  # displaced at once, where it is small enough (`zoft.grouped`)
+        panels = max(matrix, min(TILE, block)) if setup.points == 1 else min(TILE, setup.points * matrix)
+        return max(panels, rows)
     return min(TILE, sizes.head * size) if setup.tuning == "head" else 0.0
 
 
