@@ -31,6 +31,8 @@ SIDEWAYS = {
     ("space", "streaming"): "a write brings in the blocks that live outside the device",
     ("streaming", "storage"): "the machine's free memory is asked for in one place",
     ("read_only", "audit"): "a view's passes are audited",
+    ("read_only", "grouped"): "a view displaces weights together when the module around them begins",
+    ("grouped", "audit"): "tensors among arguments are found in one place",
     ("read_only", "vectors"): "a view shows the copies of vectors that were made when its pass began",
 }
 GROUND = {"errors"}  # below everything: imports nothing of zoft
