@@ -9,8 +9,10 @@ which somebody computes with it counts for nothing, and is begun again without t
 
 from __future__ import annotations
 
+import functools
+import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,18 +21,21 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from zoft.audit import tensors
-from zoft.backends import PANEL_BYTES
+from zoft.backends import PANEL_BYTES, Move, Target
+from zoft.errors import UnsupportedModuleError
+from zoft.shown import Place, Shown
 from zoft.space import ParameterSpace, Slot
 
+logger = logging.getLogger(__name__)
+MOST_RESTARTS = 3  # of one pass, after which all groups are given up
 PARTICULAR = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # which run otherwise where nothing inside has hooks
 LEAST = 1 << 20  # bytes of copies that a group may have, however small the weights are
 
 
 class Entry(NamedTuple):
-    """A weight as a module shows it."""
+    """A weight, and where it is read."""
 
-    module: nn.Module
-    attribute: str
+    place: Place
     slot: Slot
 
 
@@ -43,6 +48,99 @@ class Group(NamedTuple):
 
 class UsedOutside(Exception):
     """A weight of a group was used while the module around the group did not run."""
+
+
+class Groups:
+    """The groups of a view, found after its first pass."""
+
+    def __init__(
+        self, space: ParameterSpace, shown: Shown, fill: Callable[[Sequence[Target], Sequence[Move]], None]
+    ) -> None:
+        """
+        Args:
+            shown: where copies are put up.
+            fill: writes the copies of several targets.
+        """
+        self._space, self._shown, self._fill = space, shown, fill
+        self._groups: list[Group] | None = (
+            None if budget(space) else []
+        )  # None: which modules run in which is not known
+        self._used: list[Entry] = []
+
+    @property
+    def around(self) -> list[nn.Module]:
+        """The modules that have one."""
+        return [group.around for group in self._groups or ()]
+
+    def learn(self, around: Mapping[nn.Module, Sequence[nn.Module]], places: Iterable[tuple[Place, Slot]]) -> None:
+        """From a pass: which weights are displaced together from now on. What is known already stays.
+
+        Args:
+            around: the modules around each that ran, outermost first.
+            places: weights that may be displaced together with others.
+        """
+        if self._groups is not None:
+            return
+        inner = {
+            module: tuple(outer for outer in outside if outer in self._space.modules)
+            for module, outside in around.items()
+            if not any(isinstance(outer, PARTICULAR) for outer in (module, *outside))
+        }
+        entries = [Entry(place, slot) for place, slot in places if slot.is_matrix and place[0] in inner]
+        self._groups = grouped(inner, entries, budget(self._space), self._used)
+
+    def show(self, wanted: Callable[[Entry], bool], moves: tuple[Move, ...]) -> Iterator[Any]:
+        """Have those of the entries that are `wanted` displaced in this pass; the handles of the hooks that do it."""
+        for around, entries in self._groups or ():
+            now = [entry for entry in entries if wanted(entry)]
+            if now:
+                yield around.register_forward_pre_hook(functools.partial(self._begin, entries=now, moves=moves))
+                yield around.register_forward_hook(self._end, always_call=True)
+                self._shown.put({}, [(entry.place, entries[entry]) for entry in now])
+
+    def _begin(self, around: nn.Module, _: Any, entries: list[Entry], moves: tuple[Move, ...]) -> None:
+        if self._shown.runs(around):  # inside itself
+            self._shown.put({}, (), around)
+            return
+        copies = {
+            slot: self._shown.scratch.push(slot.weight.device, slot.weight.shape, slot.weight.dtype)
+            for slot in dict.fromkeys(slot for _, slot in entries)
+        }
+        self._fill([Target(slot.weight, slot.window, out=copy) for slot, copy in copies.items()], moves)
+        self._shown.put(copies, [(place, copies[slot]) for place, slot in entries], around, pieces=len(copies))
+
+    def _end(self, around: nn.Module, _: Any, output: Any) -> None:
+        if self._shown.last_of(around):
+            self._shown.take_from(around, output)
+
+    def begin(self) -> None:
+        """A pass begins."""
+        self._used.clear()
+
+    @property
+    def used_outside(self) -> bool:
+        """Whether a stand-in was used since: the pass counts for nothing, whatever it returned or raised."""
+        return bool(self._used)
+
+    def give_up(self, restarts: int) -> None:
+        """Those of the weights that were used outside are displaced one by one from now on.
+
+        Args:
+            restarts: how often this pass has been begun again.
+
+        Raises:
+            UnsupportedModuleError: a stand-in that is no longer shown was used.
+        """
+        groups = self._groups or []
+        left = [group for group in groups if not any(entry in group.entries for entry in self._used)]
+        name = self._used[0].slot.name
+        if len(left) == len(groups):
+            raise UnsupportedModuleError(
+                f"{name!r} is used through a reference that was taken in an earlier pass and kept outside its module, which a "
+                "read-only perturbation cannot reach; freeze it or use perturbation=in_place"
+            )
+        logger.info("%s is used outside the module around it: it is displaced by itself", name)
+        self._groups = left if restarts < MOST_RESTARTS else []
 
 
 def budget(space: ParameterSpace) -> int:
@@ -88,10 +186,7 @@ class Nesting:
 
 
 def grouped(
-    around: Mapping[nn.Module, Sequence[nn.Module]],
-    entries: Mapping[nn.Module, Sequence[Entry]],
-    most: int,
-    used: list[Entry],
+    around: Mapping[nn.Module, Sequence[nn.Module]], entries: Sequence[Entry], most: int, used: list[Entry]
 ) -> list[Group]:
     """Groups of at least two weights and at most `most` bytes, each as far out as that allows.
 
@@ -101,20 +196,16 @@ def grouped(
         used: where stand-ins tell that they were used.
     """
     inside: dict[nn.Module, dict[Slot, None]] = {}
-    for module, own in entries.items():
-        for outer in around.get(module, ()):
-            inside.setdefault(outer, {}).update((entry.slot, None) for entry in own)
+    for (module, _), slot in entries:
+        for outer in around[module]:
+            inside.setdefault(outer, {})[slot] = None
     fits = {outer: sum(slot.weight.nbytes for slot in slots) <= most for outer, slots in inside.items()}
-    found: dict[nn.Module, list[Entry]] = {}
-    for module, own in entries.items():
-        outer = next((outer for outer in around.get(module, ()) if fits[outer]), None)
+    found: dict[nn.Module, dict[Entry, Withheld]] = {}
+    for entry in entries:
+        outer = next((outer for outer in around[entry.place[0]] if fits[outer] and len(inside[outer]) > 1), None)
         if outer is not None:
-            found.setdefault(outer, []).extend(own)
-    return [
-        Group(outer, {entry: Withheld.of(entry, used) for entry in own})
-        for outer, own in found.items()
-        if len(inside[outer]) > 1
-    ]
+            found.setdefault(outer, {})[entry] = Withheld.of(entry, used)
+    return [Group(outer, own) for outer, own in found.items()]
 
 
 class Withheld(torch.Tensor):
@@ -163,14 +254,8 @@ class Withheld(torch.Tensor):
         raise UsedOutside(mine[0].entry.slot.name if mine else "")
 
 
-_LOOKS = {
-    torch.Tensor.dim,
-    torch.Tensor.element_size,
-    torch.Tensor.is_floating_point,
-    torch.Tensor.numel,
-    torch.Tensor.size,
-}
-_LOOKS |= {
+_T = torch.Tensor
+_LOOKS = {_T.dim, _T.element_size, _T.is_floating_point, _T.numel, _T.size} | {
     vars(torch._C.TensorBase)[name].__get__
     for name in ("device", "dtype", "is_cpu", "is_cuda", "is_meta", "layout", "ndim", "requires_grad", "shape")
 }

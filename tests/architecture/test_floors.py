@@ -32,7 +32,10 @@ SIDEWAYS = {
     ("streaming", "storage"): "the machine's free memory is asked for in one place",
     ("read_only", "audit"): "a view's passes are audited",
     ("read_only", "grouped"): "a view displaces weights together when the module around them begins",
+    ("read_only", "shown"): "the copies of a pass stand in one stack",
     ("grouped", "audit"): "tensors among arguments are found in one place",
+    ("grouped", "shown"): "groups put up their copies in the view's stack",
+    ("shown", "audit"): "a copy that outlives its module is a read outside of it",
     ("read_only", "vectors"): "a view shows the copies of vectors that were made when its pass began",
 }
 GROUND = {"errors"}  # below everything: imports nothing of zoft

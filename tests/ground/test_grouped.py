@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import zoft.grouped
+import zoft.shown
 from tests.objectives.conftest import CAUSAL, MASKED, VOCABULARY, build
 from zoft.backends import Term
 from zoft.backends.reference import ReferenceBackend
@@ -125,7 +126,7 @@ def test_models_take_the_same_losses_as_without_groups(family: str) -> None:
         with torch.no_grad(), small(most):
             view = ReadOnlyView(ParameterSpace(model))
             found.append([view.evaluate(PLUS, lambda: model(IDS).logits.double().sum().item()) for _ in range(3)])
-            assert bool(view._together) == bool(most)
+            assert bool(view._groups.around) == bool(most)
     assert found[0] == found[1]
 
 
@@ -155,7 +156,7 @@ def test_a_group_whose_module_does_not_run_is_given_up(caplog: pytest.LogCapture
             view.evaluate(PLUS, lambda: calls.append(model.way) or model(x))
     assert calls == ["whole", "whole", "parts", "parts", "whole"]
     assert "layers.0.up.weight is used outside the module around it" in caplog.text
-    assert len(view._together or ()) == 2
+    assert len(view._groups.around) == 2
 
 
 def test_an_exception_half_way_leaves_the_weights() -> None:
@@ -197,7 +198,7 @@ def test_a_module_that_runs_twice_and_inside_itself() -> None:
         view = ReadOnlyView(ParameterSpace(model))
         for _ in range(3):
             assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
-        assert [group.around for group in view._together or ()] == [model.twice]
+        assert view._groups.around == [model.twice]
 
 
 def test_a_weight_tied_across_groups() -> None:
@@ -208,7 +209,7 @@ def test_a_weight_tied_across_groups() -> None:
         view = ReadOnlyView(ParameterSpace(model))
         for _ in range(3):
             assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
-        assert len(view._together or ()) == 3
+        assert len(view._groups.around) == 3
 
 
 def test_a_module_that_returns_a_weight_of_its_group() -> None:
@@ -262,7 +263,7 @@ def test_training_gives_the_weights_of_a_run_without_groups() -> None:
 def test_what_stands_for_a_weight_tells_its_shape_and_no_more() -> None:
     space = ParameterSpace(nn.Linear(3, 4).to(torch.bfloat16))
     slot = space.slots[0]
-    entry, used = Entry(*slot.owners[0], slot), []
+    entry, used = Entry(slot.owners[0], slot), []
     withheld = Withheld.of(entry, used)
     assert withheld.shape == (4, 3) and withheld.dtype is torch.bfloat16 and withheld.device.type == "cpu"
     assert withheld.numel() == 12 and withheld.size(0) == 4 and withheld.requires_grad
@@ -281,7 +282,7 @@ def test_what_stands_for_a_weight_tells_its_shape_and_no_more() -> None:
 def test_groups_lie_as_far_out_as_their_bytes_allow() -> None:
     model = Stack()
     space = ParameterSpace(model)
-    entries = {m: [Entry(m, n, s) for n, s in [("weight", s)]] for s in space.slots for m, _ in s.owners if s.is_matrix}
+    entries = [Entry(place, slot) for slot in space.slots for place in slot.owners if slot.is_matrix]
     around = {
         module: (model, layer)
         for layer in model.layers
@@ -291,7 +292,9 @@ def test_groups_lie_as_far_out_as_their_bytes_allow() -> None:
     assert [group.around for group in grouped(around, entries, 3 * a_layer + 12 * 5 * 4, [])] == [model]
     assert [group.around for group in grouped(around, entries, 3 * a_layer, [])] == list(model.layers)
     assert grouped(around, entries, a_layer - 1, []) == []
-    assert grouped({model.head: (model,)}, {model.head: entries[model.head]}, 1 << 20, []) == []  # a group of one
+    assert (
+        grouped({model.head: (model,)}, [e for e in entries if e.place[0] is model.head], 1 << 20, []) == []
+    )  # a group of one
 
 
 def test_a_cached_reference_is_still_an_error() -> None:
@@ -327,7 +330,7 @@ def test_a_stand_in_that_is_kept_is_an_error_that_names_it() -> None:
     model, x, kept = Stack(), torch.randn(3, 12), []
 
     def loss() -> torch.Tensor:
-        if view._together and not kept:
+        if view._groups.around and not kept:
             kept.append(model.layers[0].up.weight)  # type: ignore[union-attr]
         return model(x) + sum(weight.sum() for weight in kept)
 
@@ -366,7 +369,7 @@ def test_a_wrapper_made_for_each_loss_is_no_module_of_the_model() -> None:
         view = ReadOnlyView(ParameterSpace(model))
         for _ in range(4):
             view.evaluate(PLUS, lambda: begun.append(1) or nn.Sequential(model)(x))
-        assert len(begun) == 4 and [group.around for group in view._together or ()] == [model]
+        assert len(begun) == 4 and view._groups.around == [model]
 
 
 def test_vectors_read_by_a_parent_are_not_said_to_be_unused(caplog: pytest.LogCaptureFixture) -> None:
@@ -375,7 +378,7 @@ def test_vectors_read_by_a_parent_are_not_said_to_be_unused(caplog: pytest.LogCa
         view = ReadOnlyView(ParameterSpace(module))
         for _ in range(3):
             view.evaluate(PLUS, lambda: module(x, x, x)[0])
-    assert "took no part" not in caplog.text and not view._together
+    assert "took no part" not in caplog.text and not view._groups.around
 
 
 def test_a_module_deep_inside_itself_takes_no_more_scratch() -> None:
@@ -394,7 +397,7 @@ def test_a_module_deep_inside_itself_takes_no_more_scratch() -> None:
         view = ReadOnlyView(ParameterSpace(model, backend_name="reference"))
         for _ in range(3):
             assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
-        assert len(view._together or ()) == 1 and view.scratch_bytes <= 2 * (6 * 6 * 4 + 64)
+        assert len(view._groups.around) == 1 and view.scratch_bytes <= 2 * (6 * 6 * 4 + 64)
 
 
 def test_gradients_through_scratch_that_was_filled_again_are_an_error() -> None:
@@ -418,7 +421,7 @@ def test_an_interrupt_at_any_line_leaves_the_weights() -> None:
     """At any line of the view's own files, but for those between the end of a loss and the first line that puts back."""
     model, x = Stack(layers=2).to(torch.bfloat16), torch.randn(2, 12).bfloat16()
     own = dict(model.named_parameters())
-    files = (zoft.read_only.__file__, zoft.grouped.__file__)
+    files = (zoft.read_only.__file__, zoft.grouped.__file__, zoft.shown.__file__)
     bad, reached = [], 0
     with torch.no_grad():
         view = ReadOnlyView(ParameterSpace(model))
