@@ -14,7 +14,7 @@ import argparse
 import torch
 
 from zoft.backends import Move, Rounding, Target, Term, backend
-from zoft.backends.cpu.beside import beside
+from zoft.backends.cpu.beside import Beside
 from zoft.backends.shaped import ShapedBackend
 from zoft.bench.timing import Spread, interleave
 from zoft.directions import Direction, LowRank, Window
@@ -33,8 +33,10 @@ def products(dtype: torch.dtype, rows: int, ranks: list[int], rounds: int) -> No
             left, right = (torch.randn(1, rank, n).to(dtype).transpose(1, 2) for n in (outputs, columns))
             scales = torch.full((1, rank), 2.0**-10)
 
-            def compiled(x=x, left=left, right=right, scales=scales, bias=bias) -> torch.Tensor:
-                return beside(x, left, right, scales, bias)
+            beside = Beside(weight, left, right, scales, bias)
+
+            def compiled(x=x, beside=beside) -> torch.Tensor:
+                return beside.beside(x[0])
 
             def vendor(x=x, left=left, right=right, scales=scales, bias=bias) -> torch.Tensor:
                 thin = torch.bmm(x, right).mul_(scales)

@@ -224,6 +224,11 @@ class Beside:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[points, ..., outputs] of x [points, ..., columns]."""
         flat = x.reshape(-1, self._columns).contiguous()
+        y = self.beside(flat)
+        return torch.addmm(y, flat, self._weight, out=y).view(*x.shape[:-1], self._outputs)
+
+    def beside(self, flat: torch.Tensor) -> torch.Tensor:
+        """bias + (x B) s A^T, [points * rows, outputs] of x [points * rows, columns], contiguous."""
         y = flat.new_empty(len(flat), self._outputs)
         rows, job = len(flat) // self._points, self._job
         threads = 1 if rows * self._work < _INLINE_WORK else torch.get_num_threads()
@@ -231,7 +236,7 @@ class Beside:
         job[JOB.scratch] = _SCRATCH.get(threads * self._room)
         job[len(JOB) :] = 0
         together(_entry(), self._at, threads)
-        return torch.addmm(y, flat, self._weight, out=y).view(*x.shape[:-1], self._outputs)
+        return y
 
 
 class _Scratch(threading.local):
