@@ -8,6 +8,7 @@ import torch
 from zoft.backends import Point, Target, Term, backend
 from zoft.backends.shaped import ShapedBackend
 from zoft.directions import Direction, LowRank, Window, draw
+from zoft.errors import UsageError
 
 FORMS = [LowRank("low_rank", 1), LowRank("low_rank", 2, 3), LowRank("subspace", 3, 2)]
 ROWS, COLUMNS = 40, 12
@@ -51,3 +52,29 @@ def test_products_are_those_of_the_dense_matrices(form: LowRank, dtype: torch.dt
             assert (found.double() - wanted - added).abs().max() < exact * (size + bias.abs().max() * len(points))
         found = ops.thin_linear(x, target, points, bias[few], few)
         assert (found.double() - (wanted + bias)[..., few]).abs().max() < exact * (size + bias.abs().max())
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_what_is_looked_up_beforehand_gives_the_same_bits(form: LowRank, dtype: torch.dtype, name: str) -> None:
+    """For inputs of several lengths, none among them."""
+    generator: Any = torch.Generator().manual_seed(0)
+    ops = ShapedBackend(backend(name))
+    weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((ROWS, COLUMNS), (ROWS,)))
+    target = Target(weight, WINDOW)
+    for points in populations(form):
+        for given in (None, bias):
+            ready = ops.thin_ready(target, points, given)
+            for shape in ((2, 3), (1,), (0,), (5, 2)):
+                x = torch.randn(len(points), *shape, COLUMNS, generator=generator).to(dtype)
+                assert torch.equal(ready(x), ops.thin_linear(x, target, points, given))
+
+
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_a_bias_of_another_type_is_refused(name: str) -> None:
+    weight = torch.zeros(ROWS, COLUMNS, dtype=torch.bfloat16)
+    points = [(Term(Direction(3, 0, 0, form=FORMS[0]), 0.1),)]
+    ready = ShapedBackend(backend(name)).thin_ready(Target(weight, WINDOW), points, torch.zeros(ROWS))
+    with pytest.raises(UsageError, match="one dtype"):
+        ready(torch.zeros(1, 2, COLUMNS, dtype=torch.bfloat16))

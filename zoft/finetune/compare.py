@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the comparison; returns the exit code, 2 for wrong input."""
-
     return guarded(_run, argv)
 
 

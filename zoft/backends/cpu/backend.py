@@ -144,7 +144,8 @@ class CpuBackend(ReferenceBackend):
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         from zoft.backends.cpu.beside import KINDS, MOST_RANK, Beside  # which needs numba
 
-        if left.shape[-1] > MOST_RANK or weight.dtype not in KINDS or not left.numel():
+        alike = all(t.dtype is weight.dtype for t in (left, right, bias) if t is not None)  # others are refused there
+        if left.shape[-1] > MOST_RANK or weight.dtype not in KINDS or not left.numel() or not alike:
             return lambda x: low_rank_products(x, weight, left, right, scales, bias)
         return Beside(weight, left, right, by_rank(scales, weight), bias)
 
