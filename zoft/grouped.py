@@ -23,13 +23,14 @@ from torch.nn.modules import module as hooks
 from zoft.audit import tensors
 from zoft.backends import PANEL_BYTES, Move, Target
 from zoft.errors import UnsupportedModuleError
+from zoft.scratch import ALIGNMENT
 from zoft.shown import Place, Shown
 from zoft.space import ParameterSpace, Slot
 
 logger = logging.getLogger(__name__)
 MOST_RESTARTS = 3  # of one pass, after which all groups are given up
 PARTICULAR = (nn.MultiheadAttention, nn.TransformerEncoderLayer)  # which run otherwise where nothing inside has hooks
-LEAST = 1 << 20  # bytes of copies that a group may have, however small the weights are
+SHARE = 8  # a group's copies are at most one in so many bytes of the trained weights
 
 
 class Entry(NamedTuple):
@@ -102,9 +103,10 @@ class Groups:
         if self._shown.runs(around):  # inside itself
             self._shown.put({}, (), around)
             return
+        slots = list(dict.fromkeys(slot for _, slot in entries))
+        self._shown.scratch.reserve(slots[0].weight.device, sum(slot.weight.nbytes + ALIGNMENT for slot in slots))
         copies = {
-            slot: self._shown.scratch.push(slot.weight.device, slot.weight.shape, slot.weight.dtype)
-            for slot in dict.fromkeys(slot for _, slot in entries)
+            slot: self._shown.scratch.push(slot.weight.device, slot.weight.shape, slot.weight.dtype) for slot in slots
         }
         self._fill([Target(slot.weight, slot.window, out=copy) for slot, copy in copies.items()], moves)
         self._shown.put(copies, [(place, copies[slot]) for place, slot in entries], around, pieces=len(copies))
@@ -144,13 +146,14 @@ class Groups:
 
 
 def budget(space: ParameterSpace) -> int:
-    """Bytes of copies that a group may have: of a panel, and no more than the largest weight; 0: no groups are made.
+    """Bytes of copies that a group may have: an eighth of the trained weights, a panel, and the model's largest weight at most.
 
-    Triton's backend makes a copy in one launch, which is no cheaper for several; weights that come and go are made alone.
+    0: no groups are made. Triton's backend makes a copy in one launch, which is no cheaper for several; weights that come and
+    go are made alone.
     """
     if space.backend.name == "triton" or space.streamed is not None or space.sharded:
         return 0
-    return min(PANEL_BYTES, max(LEAST, *(slot.weight.nbytes for slot in space.slots)))
+    return min(PANEL_BYTES, space.largest, sum(slot.weight.nbytes for slot in space.slots) // SHARE)
 
 
 class Nesting:

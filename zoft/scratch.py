@@ -32,6 +32,13 @@ class ScratchStack:
         self.peak = max(self.peak, base + size)
         return buffer[base : base + used].view(dtype).view(*shape)
 
+    def reserve(self, device: torch.device, size: int) -> None:
+        """Make room for `size` bytes more: pieces that are pushed one by one would each take memory beside the one before."""
+        base = sum(taken for place, taken in self._tops if place == device)
+        buffer = self._buffers.get(device)
+        if buffer is None or base + size > buffer.numel():
+            self._buffers[device] = torch.empty(base + size, dtype=torch.uint8, device=device)
+
     def pop(self) -> None:
         self._tops.pop()
 

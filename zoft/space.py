@@ -107,6 +107,7 @@ class ParameterSpace:
         first_names = _merge_aliases(trainable)
         self.streamed = streamed(model)
         self.modules = frozenset(model.modules())
+        self.largest = max(weight.nbytes for weight in model.parameters())  # bytes
         zeros = self._beside([trainable[name] for name in first_names], len(buffers))
         owners = _owners(model)
         streams = stream_ids(canonical_name(name) for name in first_names)

@@ -75,6 +75,11 @@ def test_an_earlier_run_is_not_written_over(arguments, tmp_path: Path, capsys) -
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["precious"]
 
 
+def test_what_another_process_tries_in_the_folder_is_no_earlier_run(arguments, tmp_path: Path) -> None:
+    (tmp_path / "out/.zoft-of-another-rank").mkdir(parents=True)
+    assert main(arguments()) == 0
+
+
 def test_resume_goes_on_where_the_checkpoint_was(arguments, tmp_path: Path) -> None:
     assert main(arguments(output_dir=tmp_path / "whole", save_strategy="steps", save_steps=2)) == 0
     checkpoint = tmp_path / "whole/checkpoint-2"

@@ -16,7 +16,7 @@ from zoft.backends import Term
 from zoft.backends.reference import ReferenceBackend
 from zoft.directions import Direction
 from zoft.errors import UnsupportedModuleError
-from zoft.grouped import Entry, UsedOutside, Withheld, grouped
+from zoft.grouped import Entry, UsedOutside, Withheld, budget, grouped
 from zoft.optimizer import ZOOptimizer
 from zoft.read_only import ReadOnlyView
 from zoft.space import ParameterSpace
@@ -87,8 +87,7 @@ def counted_calls() -> Iterator[list[int]]:
 @contextmanager
 def small(most: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(zoft.grouped, "LEAST", most)
-        patch.setattr(zoft.grouped, "PANEL_BYTES", most)
+        patch.setattr(zoft.grouped, "budget", lambda space: most)
         yield
 
 
@@ -162,7 +161,7 @@ def test_a_group_whose_module_does_not_run_is_given_up(caplog: pytest.LogCapture
 def test_an_exception_half_way_leaves_the_weights() -> None:
     model, x = Stack(), torch.randn(3, 12)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
-    with torch.no_grad():
+    with torch.no_grad(), small(1 << 20):
         view = ReadOnlyView(ParameterSpace(model))
         for wrong in (x, x, torch.randn(3, 11)):
             try:
@@ -279,6 +278,16 @@ def test_what_stands_for_a_weight_tells_its_shape_and_no_more() -> None:
         assert len(used) >= number and set(used) == {entry}
 
 
+def test_the_bytes_of_a_group_are_few_beside_the_weights() -> None:
+    def of(*layers: nn.Module) -> int:
+        return budget(ParameterSpace(nn.Sequential(*layers)))
+
+    matrices, size = [nn.Linear(128, 128, bias=False) for _ in range(16)], 128 * 128 * 4
+    assert of(*matrices[:8]) == size and of(*matrices[:4]) == size // 2  # an eighth of them
+    assert of(*matrices) == size  # the largest one
+    assert of(*matrices, nn.Linear(4096, 4096, bias=False).requires_grad_(False)) == 2 * size
+
+
 def test_groups_lie_as_far_out_as_their_bytes_allow() -> None:
     model = Stack()
     space = ParameterSpace(model)
@@ -301,7 +310,7 @@ def test_a_cached_reference_is_still_an_error() -> None:
     model, x = Stack(), torch.randn(3, 12)
     kept = model.layers[0].up.weight  # type: ignore[union-attr]
     view = ReadOnlyView(ParameterSpace(model))
-    with torch.no_grad():
+    with torch.no_grad(), small(1 << 20):
         view.evaluate(PLUS, lambda: model(x))
         with pytest.raises(UnsupportedModuleError, match="a reference kept outside its module"):
             view.evaluate(PLUS, lambda: model(x) + kept.sum())
@@ -334,7 +343,7 @@ def test_a_stand_in_that_is_kept_is_an_error_that_names_it() -> None:
             kept.append(model.layers[0].up.weight)  # type: ignore[union-attr]
         return model(x) + sum(weight.sum() for weight in kept)
 
-    with torch.no_grad():
+    with torch.no_grad(), small(1 << 20):
         view = ReadOnlyView(ParameterSpace(model))
         view.evaluate(PLUS, loss)
         with pytest.raises(UnsupportedModuleError, match=r"'layers.0.up.weight' is used through a reference"):
@@ -365,7 +374,7 @@ def test_many_restarts_give_up_all_groups() -> None:
 
 def test_a_wrapper_made_for_each_loss_is_no_module_of_the_model() -> None:
     model, x, begun = Stack(), torch.randn(3, 12), []
-    with torch.no_grad():
+    with torch.no_grad(), small(1 << 20):
         view = ReadOnlyView(ParameterSpace(model))
         for _ in range(4):
             view.evaluate(PLUS, lambda: begun.append(1) or nn.Sequential(model)(x))
@@ -374,7 +383,7 @@ def test_a_wrapper_made_for_each_loss_is_no_module_of_the_model() -> None:
 
 def test_vectors_read_by_a_parent_are_not_said_to_be_unused(caplog: pytest.LogCaptureFixture) -> None:
     module, x = nn.MultiheadAttention(8, 2), torch.randn(3, 8)
-    with torch.no_grad():
+    with torch.no_grad(), small(1 << 20):
         view = ReadOnlyView(ParameterSpace(module))
         for _ in range(3):
             view.evaluate(PLUS, lambda: module(x, x, x)[0])
@@ -393,7 +402,7 @@ def test_a_module_deep_inside_itself_takes_no_more_scratch() -> None:
 
     torch.manual_seed(0)
     model, x = Tree(), torch.randn(2, 6)
-    with torch.no_grad():
+    with torch.no_grad(), small(1 << 20):
         view = ReadOnlyView(ParameterSpace(model, backend_name="reference"))
         for _ in range(3):
             assert torch.equal(view.evaluate(PLUS, lambda: model(x)), alone(model, x))
@@ -423,7 +432,7 @@ def test_an_interrupt_at_any_line_leaves_the_weights() -> None:
     own = dict(model.named_parameters())
     files = (zoft.read_only.__file__, zoft.grouped.__file__, zoft.shown.__file__)
     bad, reached = [], 0
-    with torch.no_grad():
+    with torch.no_grad(), small(1 << 20):
         view = ReadOnlyView(ParameterSpace(model))
         for _ in range(2):
             expected = view.evaluate(PLUS, lambda: model(x))

@@ -15,6 +15,8 @@ from zoft.errors import UsageError
 from zoft.trainer.refused import whole_checkpoints
 from zoft.trainer.restart import restarted
 
+TRIAL = ".zoft-"  # begins the name of what another process may be making, and removing, in the folder at the same time
+
 
 def run_folder(config: RunConfig) -> Path:
     """The run's folder, the same on all ranks: `output_dir` where one is set, else a new one in `runs_dir`.
@@ -45,7 +47,8 @@ def _chosen(config: RunConfig) -> Path:
             f"resume_from_checkpoint=true: there is no checkpoint in {folder}; name its folder, or leave the setting out to "
             "start from the beginning"
         )
-    if folder.is_dir() and any(folder.iterdir()) and not (config.run.overwrite or _resumes(config)):
+    holds = folder.is_dir() and any(not entry.name.startswith(TRIAL) for entry in folder.iterdir())
+    if holds and not (config.run.overwrite or _resumes(config)):
         raise UsageError(
             f"output_dir: {folder} holds files already; name another folder, set resume_from_checkpoint=true to go on "
             "with the run in it, or overwrite=true"
@@ -73,7 +76,7 @@ def _check_writable(folder: Path) -> None:
     there = folder.absolute()
     try:
         there = next(place for place in (there, *there.parents) if place.exists())
-        with TemporaryDirectory(dir=there, prefix=".zoft-"):
+        with TemporaryDirectory(dir=there, prefix=TRIAL):
             pass
     except OSError as error:
         raise UsageError(
