@@ -63,9 +63,8 @@ class Groups:
             fill: writes the copies of several targets.
         """
         self._space, self._shown, self._fill = space, shown, fill
-        self._groups: list[Group] | None = (
-            None if budget(space) else []
-        )  # None: which modules run in which is not known
+        # None: which modules run in which is not known
+        self._groups: list[Group] | None = None if budget(space) else []
         self._used: list[Entry] = []
 
     @property

@@ -165,6 +165,7 @@ class ReadOnlyView:
         return (lambda: None) if point is None else functools.partial(self._show, point)
 
     def _show(self, point: Point) -> None:
+        self._end()  # the last pass, where it was not allowed to end
         self._point, moves, moved = point, (Move(point),), set(self._moved(point))
         held = [module for module, shown in self._held.items() if any(slot in moved for _, slot in shown)]
         wide = {m for m in self._wide if not any(slot in self._whole_pass for _, slot in self._held[m])}
@@ -172,7 +173,8 @@ class ReadOnlyView:
         self._large_now = {} if not point or torch.is_grad_enabled() else dict(self._apart(_factored(point), moved))
         for slot in [slot for slot in self._whole_pass if slot in moved]:
             self._displace(slot, slot.owners, moves)
-        self._ready = self._made_early(moved, moves)
+        with self._writing():
+            self._ready = self._vectors.displaced(moved.difference(self._whole_pass), moves)
         self._show_early(wide)
         self._served = self._shown.stay() | {(module, "weight") for module in self._large_now}
         for module, slot in self._large_now.items():
@@ -224,10 +226,12 @@ class ReadOnlyView:
                 target = Target(slot.weight, slot.window)
                 self._thin[module] = self._space.backend.thin_ready(target, [point], module.bias)
 
-    def _made_early(self, moved: set[Slot], moves: tuple[Move, ...]) -> Mapping[Slot, torch.Tensor]:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Inside, copies are made: an audit lets weights be read."""
         self._filling = True
         try:
-            return self._vectors.displaced(moved.difference(self._whole_pass), moves)
+            yield
         finally:
             self._filling = False
 
@@ -260,11 +264,8 @@ class ReadOnlyView:
         around.clear()
 
     def _fill(self, targets: Sequence[Target], moves: Sequence[Move]) -> None:
-        self._filling = True
-        try:
+        with self._writing():
             self._space.backend.sweep_(targets, moves)
-        finally:
-            self._filling = False
 
     def _in_parts(
         self, module: nn.Linear, slot: Slot, point: Point, x: torch.Tensor, ids: Rows | OfAllRows | None = None
@@ -282,8 +283,7 @@ class ReadOnlyView:
             rows = _read(module, "weight", slot).window.rows
             return ids.over(x, rows, functools.partial(self._in_parts, module, slot, point, x))
         bias = module.bias if module.bias is None or ids is None else module.bias[ids]
-        self._filling = True
-        try:
+        with self._writing():
             if ids is None and module in self._thin:
                 return self._thin[module](x.unsqueeze(0)).squeeze(0)
             target, backend = _read(module, "weight", slot), self._space.backend
@@ -294,8 +294,6 @@ class ReadOnlyView:
             elif ids is not None:
                 return functional.linear(x, backend.perturbed_embedding(ids.unsqueeze(0), target, [point]).squeeze(0))
             return backend.perturbed_linear(x.unsqueeze(0), target, [point], PANEL_BYTES).squeeze(0)
-        finally:
-            self._filling = False
 
     def _swap_wide(self, module: nn.Module, args: Any, kwargs: Any, moves: tuple[Move, ...]) -> tuple[Any, Any]:
         self._swap(module, args, moves, torch.float32)
@@ -333,16 +331,13 @@ class ReadOnlyView:
         self, module: nn.Module, attribute: str, slot: Slot, ids: torch.Tensor, moves: tuple[Move, ...]
     ) -> None:
         """Let an embedding, or a head of few wanted rows, show its displaced rows `ids`, one below the other."""
-        self._filling = True
-        try:
+        with self._writing():
             target = _read(module, attribute, slot)
             rows = self._space.backend.perturbed_embedding(ids.unsqueeze(0), target, [moves[0].terms])
             scratch = self._shown.scratch.push(
                 slot.weight.device, (ids.numel(), target.weight.shape[1]), slot.weight.dtype
             )
             scratch.copy_(rows.view(scratch.shape))
-        finally:
-            self._filling = False
         self._shown.put({slot: scratch}, [((module, attribute), scratch)], module, pieces=1)
 
     def _displace(
@@ -358,8 +353,7 @@ class ReadOnlyView:
             copy = self._ready[slot]
             self._shown.put({slot: copy}, [(place, copy) for place in owners], module)
             return
-        self._filling = True
-        try:
+        with self._writing():
             read = _read(*owners[0], slot)
             scratch = self._shown.scratch.push(slot.weight.device, read.weight.shape, dtype or slot.weight.dtype)
             if dtype is None:
@@ -368,8 +362,6 @@ class ReadOnlyView:
                 scratch.copy_(read.weight)
                 self._space.backend.axpby_(Target(scratch, read.window), moves)
             shown = slot.shard.like(scratch) if slot.shard is not None and read.window is slot.window else scratch
-        finally:
-            self._filling = False
         self._shown.put({slot: scratch}, [(place, shown) for place in owners], module, pieces=1)
 
     def _restore(self, module: nn.Module, _: Any, output: Any) -> None:

@@ -20,24 +20,24 @@ class ScratchStack:
 
     def push(self, device: torch.device, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """An uninitialised contiguous tensor."""
-        base = sum(size for place, size in self._tops if place == device)
         used = math.prod(shape) * dtype.itemsize
         size = -(-used // ALIGNMENT) * ALIGNMENT
-        buffer = self._buffers.get(device)
-        if buffer is None or base + size > buffer.numel():
-            # Tensors handed out before keep their old buffer alive until they are popped.
-            buffer = torch.empty(base + size, dtype=torch.uint8, device=device)
-            self._buffers[device] = buffer
+        base = self.reserve(device, size)
         self._tops.append((device, size))
         self.peak = max(self.peak, base + size)
-        return buffer[base : base + used].view(dtype).view(*shape)
+        return self._buffers[device][base : base + used].view(dtype).view(*shape)
 
-    def reserve(self, device: torch.device, size: int) -> None:
-        """Make room for `size` bytes more: pieces that are pushed one by one would each take memory beside the one before."""
+    def reserve(self, device: torch.device, size: int) -> int:
+        """Make room for `size` bytes more; where they begin.
+
+        Several pieces that are pushed without it would each take memory beside that of the one before, because tensors that
+        were handed out keep their old buffer alive until they are popped.
+        """
         base = sum(taken for place, taken in self._tops if place == device)
         buffer = self._buffers.get(device)
         if buffer is None or base + size > buffer.numel():
             self._buffers[device] = torch.empty(base + size, dtype=torch.uint8, device=device)
+        return base
 
     def pop(self) -> None:
         self._tops.pop()

@@ -35,8 +35,6 @@ class Shown:
 
     def begin(self, places: Iterable[Place]) -> None:
         """A pass begins. `places`: those that hold the same before and after it, whatever comes between."""
-        if self._held:  # the last pass was not allowed to end
-            self.end()
         self._held = [(place, place[0]._parameters[place[1]]) for place in places]
 
     def end(self) -> None:

@@ -23,6 +23,13 @@ def dense(weight: torch.Tensor, point: Point) -> torch.Tensor:
     return bent
 
 
+def drawn(name: str, dtype: torch.dtype) -> tuple[ShapedBackend, Any, torch.Tensor, torch.Tensor]:
+    """A backend, a generator, and from it a weight and a bias."""
+    generator: Any = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((ROWS, COLUMNS), (ROWS,)))
+    return ShapedBackend(backend(name)), generator, weight, bias
+
+
 def populations(form: LowRank) -> list[list[Point]]:
     """Both signs and the centre; points that grow by a term a step; members of which each has a direction of its own."""
     z = [Direction(3, step, 0, form=form) for step in range(12)]
@@ -36,9 +43,7 @@ def populations(form: LowRank) -> list[list[Point]]:
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_products_are_those_of_the_dense_matrices(form: LowRank, dtype: torch.dtype, name: str) -> None:
     """Tables are added to, replaced and left out, population after population."""
-    generator: Any = torch.Generator().manual_seed(0)
-    ops = ShapedBackend(backend(name))
-    weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((ROWS, COLUMNS), (ROWS,)))
+    ops, generator, weight, bias = drawn(name, dtype)
     target, few = Target(weight, WINDOW), torch.tensor([1, 7])
     exact = {torch.float64: 1e-6, torch.float32: 1e-6, torch.bfloat16: 2.0**-6}[dtype]
     for points in populations(form):
@@ -59,9 +64,7 @@ def test_products_are_those_of_the_dense_matrices(form: LowRank, dtype: torch.dt
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_what_is_looked_up_beforehand_gives_the_same_bits(form: LowRank, dtype: torch.dtype, name: str) -> None:
     """For inputs of several lengths, none among them."""
-    generator: Any = torch.Generator().manual_seed(0)
-    ops = ShapedBackend(backend(name))
-    weight, bias = (torch.randn(*shape, generator=generator).to(dtype) for shape in ((ROWS, COLUMNS), (ROWS,)))
+    ops, generator, weight, bias = drawn(name, dtype)
     target = Target(weight, WINDOW)
     for points in populations(form):
         for given in (None, bias):

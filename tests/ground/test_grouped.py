@@ -23,7 +23,7 @@ from zoft.space import ParameterSpace
 
 EPS = 2.0**-10
 A_LAYER = 2 * 12 * 24 * 4 + 100  # bytes of the two matrices of a layer in float32, and a few more
-PLUS = (Term(Direction(seed=3, step=5), EPS),)
+PLUS, MINUS = ((Term(Direction(seed=3, step=5), scale),) for scale in (EPS, -EPS))
 IDS = torch.arange(30).reshape(3, 10) % VOCABULARY
 
 
@@ -435,7 +435,7 @@ def test_an_interrupt_at_any_line_leaves_the_weights() -> None:
     with torch.no_grad(), small(1 << 20):
         view = ReadOnlyView(ParameterSpace(model))
         for _ in range(2):
-            expected = view.evaluate(PLUS, lambda: model(x))
+            expected, other = (view.evaluate(point, lambda: model(x)) for point in (PLUS, MINUS))
         while True:
             left, where = reached, 0
 
@@ -463,6 +463,7 @@ def test_an_interrupt_at_any_line_leaves_the_weights() -> None:
             reached += 1
             if not all(weight is own[name] for name, weight in model.named_parameters()):
                 bad.append(where)
+            assert torch.equal(view.evaluate(MINUS, lambda: model(x)), other)
             assert torch.equal(view.evaluate(PLUS, lambda: model(x)), expected)
             assert all(weight is own[name] for name, weight in model.named_parameters())
     assert reached > 300 and len(bad) <= 3, bad

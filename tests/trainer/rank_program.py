@@ -1,13 +1,11 @@
 """Run by test_processes.py under a launcher: trains a tiny model and writes what each rank ended with."""
 
-import gc
 import json
 import os
 import sys
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 
 def main(folder: str, accumulation: str, with_callback: str) -> None:
@@ -79,7 +77,6 @@ def first_order(model, arguments: dict, rows: list) -> dict:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
-    gc.collect()
-    if dist.is_initialized():  # a thread of the group that outlives the interpreter aborts the process
-        dist.destroy_process_group()
+    from zoft.config.console import guarded
+
+    sys.exit(guarded(lambda argv: main(*argv), sys.argv[1:]))  # which leaves the group of processes

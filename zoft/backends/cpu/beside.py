@@ -20,6 +20,7 @@ from zoft.backends.cpu.memory import fetch_add, load_f32, load_pair, load_u16, s
 from zoft.backends.cpu.storage import BF16, F32, bfloat_value
 from zoft.backends.cpu.threads import together
 from zoft.backends.cpu.tiles import add_scaled
+from zoft.backends.low_rank import onto
 
 ROWS = 8  # of x to a work item: each tile of A serves that many
 TILE = 1024  # outputs that are in float32 at once
@@ -206,7 +207,7 @@ class Beside:
         if bias is not None:
             bias = bias if bias.stride(-1) == 1 else bias.contiguous()
             of = bias.stride(0) if bias.ndim == 2 else 0
-        self._weight, self._outputs, self._columns = weight.t(), outputs, weight.shape[1]
+        self._weight, self._outputs, self._columns = weight, outputs, weight.shape[1]
         self._kept = left, right, scales, bias  # whose addresses are in the job
         self._work = (self._columns + outputs) * rank * self._points  # products, for each row of x
         self._room = 4 * (TILE * (2 + ROWS) + ROWS * rank)
@@ -225,7 +226,7 @@ class Beside:
         """[points, ..., outputs] of x [points, ..., columns]."""
         flat = x.reshape(-1, self._columns).contiguous()
         y = self.beside(flat)
-        return torch.addmm(y, flat, self._weight, out=y).view(*x.shape[:-1], self._outputs)
+        return onto(y, flat, self._weight).view(*x.shape[:-1], self._outputs)
 
     def beside(self, flat: torch.Tensor) -> torch.Tensor:
         """bias + (x B) s A^T, [points * rows, outputs] of x [points * rows, columns], contiguous."""
