@@ -7,7 +7,8 @@
 
 Rows go to benchmarks/results/step.csv as soon as their cell (dtype and batch) is done; the bars are printed below it. A cell
 may take an equal share of the minutes that are left, so the quick ones come first and leave theirs to the slow ones.
-Every contestant is explained in zoft/bench/contestants.py.
+Every contestant is explained in zoft/bench/contestants.py. All of them run with `zoft.keep_freed_memory`, as zoft's commands do:
+otherwise each depends on how large the blocks were that the one before it had freed.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from zoft.bench import rows, step
 from zoft.bench.bars import bars, gpu_bars
 from zoft.bench.contestants import CAPTURED, MODES, PLAIN
 from zoft.bench.shapes import random_model, stored_bytes
+from zoft.freed_memory import keep_freed_memory
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.csv"
 DEFAULT = (*PLAIN, "read_only", "lockstep", "in_place", "in_place_passes", "read_only_label", "in_place_label")
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--survive", action="store_true", help="leave out, and tell, a contestant that fails")
     parser.add_argument("--csv", default=str(RESULTS))
     asked = parser.parse_args()
+    keep_freed_memory()
     told = rows.circumstances(asked.device)  # before a row is written: it changes the tree
     cells = [(dtype, batch) for dtype in asked.dtypes.split(",") for batch in asked.batches.split(",")]
     end = time.perf_counter() + 60 * asked.minutes
