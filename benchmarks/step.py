@@ -7,8 +7,8 @@
 
 Rows go to benchmarks/results/step.csv as soon as their cell (dtype and batch) is done; the bars are printed below it. A cell
 may take an equal share of the minutes that are left, so the quick ones come first and leave theirs to the slow ones.
-Every contestant is explained in zoft/bench/contestants.py. All of them run with `zoft.keep_freed_memory`, as zoft's commands do:
-otherwise each depends on how large the blocks were that the one before it had freed.
+Every contestant is explained in zoft/bench/contestants.py. All of them run with `zoft.keep_freed_memory`, as zoft's commands
+do: otherwise each depends on how large the blocks were that the one before it had freed.
 """
 
 from __future__ import annotations

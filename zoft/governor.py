@@ -40,6 +40,7 @@ class Evidence:
     eps: float = 0.0  # of those pairs [length]
     points: tuple[float, ...] = ()  # losses at the request's points, in its order
     forwards: int = 0  # points that the estimator took; 0: not said
+    block: int = 0  # of layers, that the step moves
     spent: tuple[float, ...] = ()  # [q] q c_j, where the coefficients c_j are not slopes / q; empty: the slopes
 
 

@@ -67,7 +67,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         seed: int = 0,
         weight_decay: float = 0.0,
         perturbation: str = "read_only",
-        weight_rounding: Rounding | str = Rounding.NEAREST,
+        weight_rounding: Rounding | str = "auto",
         estimator: str = "two_point",
         rule: str = "sgd",
         rule_settings: dict[str, Any] | None = None,
@@ -91,7 +91,8 @@ class ZOOptimizer(torch.optim.Optimizer):
             weight_decay: decoupled, per unit of lr; matrices only, not norms and biases.
             perturbation: `read_only` (weights are never written with noise), `in_place`, or `auto`, which takes the latter
                 where it restores the weights all but exactly (`zoft.perturb.choose_perturbation`).
-            weight_rounding: how 16-bit weights store an update; `auto` chooses (`zoft.storage`).
+            weight_rounding: how 16-bit weights store an update; `auto` chooses (`zoft.storage`): by default they keep what
+                rounding would lose.
             estimator, rule, rule_settings, backend: by name; see their tables.
             form: thin factors that directions are products of, or a mask; None: dense directions.
             blocks: of layers, of which each step moves one; None: all layers in every step.
@@ -106,6 +107,11 @@ class ZOOptimizer(torch.optim.Optimizer):
         Raises:
             UsageError: a setting cannot work with this model; the message says which and why.
         """
+        if not isinstance(model, nn.Module):
+            raise UsageError(
+                f"ZOOptimizer takes the model itself, whose modules are shown other weights, not {type(model).__name__}: "
+                "ZOOptimizer(model, lr=…). What has requires_grad is trained"
+            )
         check_not_negative("learning_rate", lr)
         check_not_negative("weight_decay", weight_decay)
         check_positive("eps", eps)
@@ -136,7 +142,9 @@ class ZOOptimizer(torch.optim.Optimizer):
         self.spread = Spread(direction_groups)
         for count in directions.counts:
             self.spread.check(count, perturbation)
-        check_together(self.source, self.space, perturbation=perturbation, groups=direction_groups, panels=panels)
+        check_together(
+            self.source, self.space, perturbation=perturbation, groups=direction_groups, panels=panels, rule=rule
+        )
         if merge_every > 1:
             sums = self.rule.sums and not self.rule.buffers
             check_merging(self.source, self.space, perturbation, rule, sums)
@@ -210,7 +218,15 @@ class ZOOptimizer(torch.optim.Optimizer):
 
         Returns:
             The mean of the losses (undivided): the micro-batch's loss, smoothed over eps.
+
+        Raises:
+            UsageError: no closure, or one that returns no loss.
         """
+        if not callable(closure):
+            raise UsageError(
+                "a zeroth-order step takes the loss at several points, so it is given a closure that computes it, as in "
+                f"optimizer.step(lambda: loss_of(model, batch)), but {type(closure).__name__} came"
+            )
         self.catch_up()
         population = self._population(self.steps)
         if self._request is None:
@@ -265,7 +281,15 @@ class ZOOptimizer(torch.optim.Optimizer):
         Returns:
             The loss (mean over the population, micro-batches and ranks); None if nothing was evaluated since the last
             step.
+
+        Raises:
+            UsageError: nothing was evaluated, but gradients are there: whoever made them wants them to be used.
         """
+        if closure is None and not self._parts and any(w.grad is not None for w in self.param_groups[0]["params"]):
+            raise UsageError(
+                "step() was given no closure, and ZOOptimizer uses no gradients of backward(): call "
+                "optimizer.step(lambda: loss_of(model, batch)), or accumulate(closure) before step()"
+            )
         with self._whole_if_raised():
             if closure is not None:
                 self.accumulate(closure, hold=True)
@@ -338,6 +362,7 @@ class ZOOptimizer(torch.optim.Optimizer):
             eps=eps,
             points=tuple(totals.asked),
             forwards=len(points),
+            block=self.source.block(self.steps) or 0,
             spent=() if estimate.coefficients == plain else tuple(q * c for c in estimate.coefficients),
         )
         decision = self.governor.decide(evidence)

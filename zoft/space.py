@@ -214,9 +214,9 @@ class ParameterSpace:
 
     @property
     def matrices(self) -> list[tuple[int, int]]:
-        """[N, K] of every trained parameter that is one, as directions see it; vectors and matrices of one column are none."""
+        """[N, K] of every trained parameter that is one, as directions see it; vectors, one column and empty ones are none."""
         wholes = (slot.window if slot.shard is None else slot.shard.whole for slot in self.slots)
-        return [(w.total_rows, w.total_columns) for w in wholes if w.total_columns > 1]
+        return [(w.total_rows, w.total_columns) for w in wholes if w.total_columns > 1 and w.total_rows]
 
     def moves_about(self, slot: Slot) -> bool:
         """Whether a weight is at one address while its block runs, and at another otherwise."""

@@ -50,7 +50,7 @@ def taken(value: torch.Tensor | float) -> Taken:
     """What a closure returned: a scalar, or the losses of the examples [B], whose exact mean is the loss.
 
     Raises:
-        UsageError: a tensor of another shape, or no example at all.
+        UsageError: no number, a tensor of another shape, or no example at all.
 
     >>> taken(torch.tensor([1.0, 2.0, 5.0]))
     (2.6666666666666665, 3.0, 2.0)
@@ -58,7 +58,12 @@ def taken(value: torch.Tensor | float) -> Taken:
     if isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16):
         warnings.warn(NARROW_LOSS.format(value.dtype), stacklevel=2)
     if not isinstance(value, torch.Tensor) or value.ndim == 0:
-        return float(value), math.nan, math.nan
+        try:
+            return float(value), math.nan, math.nan
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"a closure returns its loss, a number or a tensor, but {type(value).__name__} came"
+            ) from None
     if value.ndim > 1 or value.numel() == 0:
         raise UsageError(
             f"a loss is a scalar or one number per example [B], but a tensor of shape {tuple(value.shape)} came"

@@ -36,9 +36,20 @@ def check_merging(source: DirectionSource, space: ParameterSpace, perturbation: 
 
 
 def check_together(
-    source: DirectionSource, space: ParameterSpace, *, perturbation: str, groups: int, panels: str = "jit"
+    source: DirectionSource,
+    space: ParameterSpace,
+    *,
+    perturbation: str,
+    groups: int,
+    panels: str = "jit",
+    rule: str = "",
 ) -> None:
     """Raises UsageError: the message says what, why and what to take instead."""
+    if rule == "muon" and source.blocks is not None:
+        raise UsageError(
+            "zo_rule=muon moves every matrix by a step of full length, also those of the blocks that take no part in the "
+            "losses: take zo_blocks=1 or another rule"
+        )
     in_place = perturbation == "in_place"
     if panels == "lockstep" and (space.sharded or space.streamed is not None):
         raise UsageError(

@@ -167,7 +167,7 @@ def test_a_rewind_takes_the_monitor_back_and_what_was_spent_stays_spent(kept) ->
     optimizer.steps, optimizer.rule_state = target, states[target][1]
     steering.rewound(target)
     now, then = monitor.state_dict(), states[source][0]
-    for name in ("noise_paid", "drift", "signal", "square"):
+    for name in ("noise_paid", "drift", "signal", "own"):
         assert now[name] == then[name]
     assert now["curvature"]["kept"] == then["curvature"]["kept"] and now["curvature"]["next"][0] <= source + 4
     assert now["steps"] == 150 and monitor.curvature.forwards == forwards and steering.scale == 0.5

@@ -104,10 +104,11 @@ def test_callback_inside_trl(tiny_model, arguments, tmp_path) -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>")
     data = Dataset.from_list([{"text": " ".join("abcdefgh"[i % 3 :])} for i in range(16)])
     keep = {k: v for k, v in arguments.items() if k != "save_strategy"}
-    config = trl.SFTConfig(**{**keep, "max_steps": 4, "bf16": False, "gradient_checkpointing": False, "max_length": 16})
-    trainer = trl.SFTTrainer(
-        tiny_model(), config, train_dataset=data, processing_class=tokenizer, callbacks=[ZOCallback()]
-    )
+    config = trl.SFTConfig(**{**keep, "max_steps": 4, "bf16": False, "max_length": 16})
+    with pytest.warns(UserWarning, match="_checkpointing is switched off"):
+        trainer = trl.SFTTrainer(
+            tiny_model(), config, train_dataset=data, processing_class=tokenizer, callbacks=[ZOCallback()]
+        )
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
     trainer.train()
     assert trainer.zo.steps == 4 and trainer.zo.skipped == 0
@@ -349,6 +350,27 @@ def test_seed_directions_and_flops(tiny_model, arguments, rows) -> None:
 def test_arguments_that_cannot_work_are_refused(arguments, changes, message) -> None:
     with pytest.raises(UsageError, match=message):
         ZOConfig(**{**arguments, **changes})
+
+
+def test_columns_that_the_model_does_not_take_are_left_out_as_trainer_does(tiny_model, arguments, rows) -> None:
+    """Without an objective; with one the columns are its own."""
+    from datasets import Dataset
+
+    data = Dataset.from_list([{**{k: v.tolist() for k, v in row.items()}, "text": "so it was"} for row in rows])
+    trainer = ZOTrainer(tiny_model(), ZOConfig(**arguments), train_dataset=data)
+    trainer.train()
+    plain = trained(tiny_model(), arguments, rows)
+    assert trainer.zo.steps == 6 and trainer.zo.space.fingerprint() == plain.zo.space.fingerprint()
+    with_objective = ZOTrainer(tiny_model(), ZOConfig(**arguments), train_dataset=data, objective=LanguageModelling())
+    assert with_objective.args.remove_unused_columns is False
+
+
+def test_a_run_that_would_only_measure_is_refused(arguments) -> None:
+    with pytest.raises(UsageError, match="max_steps=20 ends the run with them"):
+        ZOConfig(**{**arguments, "learning_rate": "auto", "max_steps": 20})
+    ZOConfig(**{**arguments, "learning_rate": "auto", "max_steps": 20, "stability_auto_steps": 8})
+    with pytest.raises(UsageError, match="max_steps=6 ends the run with them"):
+        load_config(["recipe=quickstart", "learning_rate=auto", "max_steps=6"])
 
 
 def test_labels_are_not_smoothed_by_an_objective(tiny_model, arguments, rows) -> None:

@@ -31,6 +31,8 @@ class PolarMove(TensorMove):
     """
 
     def spend_(self, backend: Backend, target: Target, buffers: Sequence[torch.Tensor], rounding: Rounding) -> None:
+        if not target.weight.numel():
+            return
         part, dtype = target.window, wide(target.weight)
         whole = Window(part.stream, 0, part.total_rows, 0, part.total_columns, part.total_columns, part.total_rows)
         if part.total_columns == 1:

@@ -19,7 +19,13 @@ from zoft.errors import UsageError
 from zoft.stability.lab.settings import LabSettings
 from zoft.streaming.settings import check_streamed_run
 from zoft.trainer.mezo_settings import check_mezo_settings, written
-from zoft.trainer.refused import check_launch, check_smoothing, check_training_settings, check_waiting
+from zoft.trainer.refused import (
+    check_launch,
+    check_measuring,
+    check_smoothing,
+    check_training_settings,
+    check_waiting,
+)
 from zoft.trainer.settings import ZOSettings
 
 COMMAND_LINE = "command line"
@@ -84,6 +90,7 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
         training = {key: values[key] for key in values if key in training_fields()}
         check_training_settings(training, gradients=run.method in FIRST_ORDER)
         check_waiting(zo.zo_merge_every, training)
+        check_measuring(zo, training)
         check_smoothing(training.get("label_smoothing_factor"), "a task's objective")
         if run.memory_budget is not None:
             check_streamed_run({**vars(run), **vars(zo), **training})

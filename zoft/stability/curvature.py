@@ -137,15 +137,16 @@ class CurvatureWatch:
         else:
             self.held += 1
 
-    def pessimistic(self, deviations: float = 1.0) -> float | None:
+    def pessimistic(self, deviations: float = 1.0, block: int | None = None) -> float | None:
         """The trace that caps are made of: the average of believed readings and one standard error; None: none yet.
 
-        Of a block without one, the largest of the others'.
+        Of `block`, None being the one that the present step moves; of one without readings, the largest of the others'.
 
         Readings that are negative, not finite or below their floor change nothing here, so they never lift a cap.
         Leaving them out biases this average upwards and the cap downwards, which is the safe side.
         """
-        known = [self.kept] if self.kept.count else [kept for kept in self._kept if kept.count]
+        own = self._kept[self.block if block is None else block]
+        known = [own] if own.count else [kept for kept in self._kept if kept.count]
         return max((_upper(kept, deviations) for kept in known), default=None)
 
     def state(self) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class Guard:
     """Looks at one step at a time. History: averages of the loss, of its scatter, and of p^2, over passed steps only.
 
     A step is refused when a loss is not finite, when the loss lies more than `threshold` spreads above its mean, or
-    when |p| is more than `threshold` times its root mean square. After `patience` refusals in a row the verdict is
+    when |p| is more than `threshold` times its root mean square, which is one for each block of layers that steps move in
+    turn, as their slopes differ. After `patience` refusals in a row, of all steps or of those of one block, the verdict is
     `rewind` where that was allowed; otherwise a finite loss is taken for a new level, and the history begins again,
     since waiting any longer would stop the run for good.
 
@@ -44,6 +45,7 @@ class Guard:
         self.refused = 0  # in all
         self.climbed = False  # was the last verdict for a slow climb
         self._row = 0  # refused in a row
+        self._rows: dict[int, int] = {}  # block -> those of its own steps
         self._slow, self._passed = 0.0, 0  # average of the loss, and how many steps are in it
         self._first, self._lowest = math.nan, math.inf  # of that average, once it is 100 steps old
         self.restart()
@@ -65,24 +67,27 @@ class Guard:
 
     def restart(self) -> None:
         """Forget the history: after a rewind, or when the loss has found a new level."""
-        self._count, self._loss, self._spread, self._square, self._row = 0, 0.0, 0.0, 0.0, 0
+        self._count, self._loss, self._spread, self._row = 0, 0.0, 0.0, 0
+        self._squares: dict[int, tuple[int, float]] = {}  # block -> steps, and the average of their p^2
+        self._rows = {}
 
     def judge(self, evidence: Evidence) -> Verdict:
         """What to do with this step; a step that passes enters the history."""
         square = math.fsum(p * p for p in evidence.slopes) / len(evidence.slopes)
         finite = math.isfinite(evidence.loss) and math.isfinite(square)
         self.climbed = False
-        if finite and not self._far(evidence.loss, square):
+        if finite and not self._far(evidence.loss, square, evidence.block):
+            self._row = self._rows[evidence.block] = 0
             if not square:  # all losses equal, as scores may be: nothing moves, nothing is learnt of the scatter
-                self._row = 0
                 return "pass"
-            self._remember(evidence.loss, square)
+            self._remember(evidence.loss, square, evidence.block)
             self.climbed = self.may_rewind and self.rise is not None and self._slow > self._most(self.rise)
             self.refused += self.climbed
             return "rewind" if self.climbed else "pass"
         self.refused += 1
         self._row += 1
-        if self._row < self.patience:
+        self._rows[evidence.block] = self._rows.get(evidence.block, 0) + 1
+        if max(self._row, self._rows[evidence.block]) < self.patience:
             return "refuse"
         if self.may_rewind:
             return "rewind"
@@ -90,20 +95,21 @@ class Guard:
             self.restart()
         return "refuse"
 
-    def _far(self, loss: float, square: float) -> bool:
+    def _far(self, loss: float, square: float, block: int) -> bool:
         if self._count < FEWEST:
             return False
         spread = max(math.sqrt(self._spread), SMALLEST_SPREAD * abs(self._loss))
-        return loss > self._loss + self.threshold * spread or square > self.threshold**2 * self._square
+        count, usual = self._squares.get(block, (0, 0.0))
+        return loss > self._loss + self.threshold * spread or (count >= FEWEST and square > self.threshold**2 * usual)
 
-    def _remember(self, loss: float, square: float) -> None:
+    def _remember(self, loss: float, square: float, block: int) -> None:
+        count, usual = self._squares.get(block, (0, 0.0))
+        self._squares[block] = count + 1, usual + max(1.0 - DECAY, 1.0 / (count + 1)) * (square - usual)
         weight = max(1.0 - DECAY, 1.0 / (self._count + 1))
         deviation = loss - self._loss if self._count else 0.0
         self._loss = self._loss + weight * deviation if self._count else loss
         self._spread += weight * (deviation**2 - self._spread)
-        self._square += weight * (square - self._square)
         self._count += 1
-        self._row = 0
         self._passed += 1
         self._slow += max(1.0 - SLOW, 1.0 / self._passed) * (loss - self._slow)
         if self._passed >= SETTLED:
@@ -122,14 +128,17 @@ class Guard:
     def state(self) -> dict[str, Any]:
         return {
             "refused": self.refused, "row": self._row, "count": self._count, "loss": self._loss,
-            "spread": self._spread, "square": self._square, "slow": self._slow, "passed": self._passed,
+            "spread": self._spread, "squares": dict(self._squares), "rows": dict(self._rows),
+            "slow": self._slow, "passed": self._passed,
             "first": None if math.isnan(self._first) else self._first,
             "lowest": None if self._lowest == math.inf else self._lowest,
         }  # fmt: skip
 
     def load(self, state: dict[str, Any]) -> None:
         self.refused, self._row, self._count = state["refused"], state["row"], state["count"]
-        self._loss, self._spread, self._square = state["loss"], state["spread"], state["square"]
+        self._loss, self._spread = state["loss"], state["spread"]
+        self._squares = dict(state["squares"]) if "squares" in state else {0: (state["count"], state["square"])}
+        self._rows = dict(state.get("rows", {}))
         self._slow, self._passed = state["slow"], state["passed"]
         self._first = math.nan if state["first"] is None else state["first"]
         self._lowest = math.inf if state["lowest"] is None else state["lowest"]

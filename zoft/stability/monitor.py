@@ -15,6 +15,10 @@ moves as far (`zoft.stability.spending`), with Tr the pessimistic trace of `Curv
 Where no trace is positive (a saddle, a ridge, a loss that is linear) learning_rate=auto has nothing to divide by; it
 then takes a share of the drift bound, or of the length of the training pair, eps sqrt(d).
 
+Where a step moves one of several blocks of layers, Tr, sf, p_rms and d are those of that block, from its own steps. A rule
+with momentum moves the others too, along remembered steps: there the tightest bound of all blocks counts, and one learning
+rate is chosen for all.
+
 The first one alone reassures wrongly in mini-batch training: runs fail far below it (docs/experiments.md).
 """
 
@@ -27,8 +31,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zoft.governor import Decision, Evidence, Request
-from zoft.stability.averages import Average, SignalFraction
+from zoft.stability.averages import SignalFraction
 from zoft.stability.curvature import CurvatureWatch
+from zoft.stability.own import Own
 from zoft.stability.settings import StabilitySettings
 from zoft.stability.spending import HEAVY_BALL, Gain, normalisation
 from zoft.stability.theory import band, drift, level, noise_paid, signal_fraction
@@ -37,8 +42,6 @@ logger = logging.getLogger(__name__)
 BOUNDS = ("none", "curvature", "descent", "drift", "noise")  # position = the number in the metric stability/bound
 LEVELS = ("safe", "near", "over", "blow-up likely")  # position = the number in the metric stability/level
 GROWTH = 1.02  # most by which a chosen learning rate grows in one step; it may fall at once
-SQUARE_DECAY = 0.95  # of the mean square slope in the drift bound
-SIZE_DECAY = 0.99  # of the mean size of a slope, by which sign descent is measured
 
 
 def _all_layers(step: int) -> None:
@@ -100,7 +103,6 @@ class StabilityMonitor:
     def __init__(self, settings: StabilitySettings, around: Surroundings) -> None:
         self.settings, self.around = settings, around
         self.curvature = CurvatureWatch(settings, around.eps, around.step_forwards, max(1, len(around.sizes)))
-        self.signal = SignalFraction(around.batch_fraction)
         self.gain = Gain(around.rule)
         self.lambda_max = settings.stability_lambda_max  # l_1, where somebody measured it
         self.noise_paid = 0.0  # (10) [loss]
@@ -111,12 +113,25 @@ class StabilityMonitor:
         self.lr_requested = self.lr_used = math.nan
         self.steps = 0  # spent
         self.forwards = 0  # of the steps themselves, a micro-batch
-        self._square = Average(SQUARE_DECAY)
-        self._size = Average(SIZE_DECAY)
-        self._chosen = [0.0] * max(1, len(around.sizes))  # eta_e of learning_rate=auto, of each block of layers
+        self._own = [Own(around.batch_fraction) for _ in range(max(1, len(around.sizes)))]  # of each block of layers
+        self._pooled = SignalFraction(around.batch_fraction)  # of all steps
+        self._chosen = [0.0] * len(
+            self._own
+        )  # eta_e of learning_rate=auto, of each block; with momentum the first is all's
         self._gain = 1.0
         self._flat = False  # has it been said that there is no curvature to choose by
         self._past: float | None = None  # mean normalisation of the steps in the momentum
+
+    @property
+    def signal(self) -> SignalFraction:
+        """Of the block that the present step moves."""
+        return self._own[self.curvature.block].signal
+
+    @property
+    def _bounding(self) -> range:
+        """Blocks whose bounds hold for the present step: the one that moves, with momentum all."""
+        block = self.curvature.block
+        return range(len(self._own)) if self.gain.momentum > 0.0 else range(block, block + 1)
 
     @property
     def measuring(self) -> bool:
@@ -146,11 +161,12 @@ class StabilityMonitor:
         if evidence.halves is not None:
             product = math.fsum(a * b for a, b in zip(*evidence.halves, strict=True)) / len(slopes)
             if math.isfinite(product):
-                self.signal.add(product - self._common(), square)
-        self._square.add(square)
-        spent = evidence.spent or slopes
-        self._size.add(math.fsum(map(abs, spent)) / len(spent))
-        known = {**self.around.rule_state(), "size": self._size.value}
+                for signal in (self.signal, self._pooled):
+                    signal.add(product - self._common(), square)
+        own, spent = self._own[self.curvature.block], evidence.spent or slopes
+        own.square.add(square)
+        own.size.add(math.fsum(map(abs, spent)) / len(spent))
+        known = {**self.around.rule_state(), "size": own.size.value}
         self._gain = self.gain.now(spent, known) * self._normalised(normalisation(spent, slopes))
         self.limits = {name: eta / self._gain for name, eta in self._limits(square).items()}
         wanted = evidence.lr
@@ -181,31 +197,38 @@ class StabilityMonitor:
         return 0.0 if trace is None else (self.around.lean * trace) ** 2
 
     def _limits(self, square: float) -> dict[str, float]:
-        """Each bound that is switched on and has something to go by, in eta_e."""
-        settings, q, rms = self.settings, self.around.directions, self._rms(square)
-        trace = self.curvature.pessimistic()
+        """Each bound that is switched on and has something to go by, in eta_e: the tightest of the blocks that move."""
+        found: dict[str, float] = {}
+        for block in self._bounding:
+            for name, eta in self._limits_of(block, square if block == self.curvature.block else 0.0).items():
+                found[name] = min(eta, found.get(name, math.inf))
+        return found
+
+    def _limits_of(self, block: int, square: float) -> dict[str, float]:
+        settings, q, own = self.settings, self.around.directions, self._own[block]
+        rms, trace = own.rms(square), self.curvature.pessimistic(block=block)
         found: dict[str, float] = {}
         if trace is not None:
             edge = 2.0 * q / trace / self.around.heavy
             if settings.stability_margin is not None:
                 found["curvature"] = min(settings.stability_margin * edge, self._left_edge(trace))
-            signal = self.signal.lower()
+            signal = self._signal(block)
             if settings.stability_descent_margin is not None and not math.isnan(signal):
                 found["descent"] = settings.stability_descent_margin * edge * signal
             if settings.stability_noise is not None and rms > 0.0:
                 found["noise"] = math.sqrt(2.0 * settings.stability_noise * q / trace) / rms
-        if settings.stability_drift is not None and rms > 0.0 and self.around.grown(self.curvature.block):
-            found["drift"] = self._walk(settings.stability_drift * self.around.weights_norm, rms)
+        if settings.stability_drift is not None and rms > 0.0 and self.around.grown(block):
+            found["drift"] = self._walk(settings.stability_drift * self.around.weights_norm, rms, block)
         return found
 
-    def _rms(self, square: float) -> float:
-        """p_rms, of this step or of the last ones, whichever is larger."""
-        return math.sqrt(max(square, self._square.value))
+    def _signal(self, block: int) -> float:
+        """Lower bound of sf; of a block that has moved too seldom, that of all steps. nan: not known yet."""
+        own = self._own[block].signal.lower()
+        return self._pooled.lower() if math.isnan(own) else own
 
-    def _walk(self, length: float, rms: float) -> float:
+    def _walk(self, length: float, rms: float, block: int) -> float:
         """eta_e at which the noise of one step moves the weights by `length`; (17)."""
-        moving = self.around.moving(self.curvature.block)
-        return length / (rms * self.around.stretch() * math.sqrt(moving / self.around.directions))
+        return length / (rms * self.around.stretch() * math.sqrt(self.around.moving(block) / self.around.directions))
 
     def _left_edge(self, trace: float) -> float:
         """The sufficient edge of (6) in eta_e; no bound while l_1 is not known."""
@@ -218,17 +241,24 @@ class StabilityMonitor:
 
     def _choose(self, square: float) -> float:
         """eta_e of learning_rate=auto: margin x q sf / Tr, after measuring; grows slowly, falls at once."""
-        trace, signal = self.curvature.pessimistic(), self.signal.lower()
         if self.measuring:
             return 0.0
+        targets = [self._target(block) for block in self._bounding]
+        known = [eta for eta in targets if eta is not None]
+        if not known:
+            return self._without_curvature(square)
+        return self._settle(min(known), GROWTH ** (1 if self.gain.momentum > 0.0 else len(self._own)))
+
+    def _target(self, block: int) -> float | None:
+        """What one block would choose; None: no curvature to go by."""
+        trace, signal = self.curvature.pessimistic(block=block), self._signal(block)
         if trace is None:
-            return self._without_curvature(self._rms(square))
+            return None
         if math.isnan(signal):  # no half-batches: the full-batch edge and the drift are all there is
             signal = 0.1
-        target = self.settings.stability_auto_margin * self.around.directions * signal / trace / self.around.heavy
-        return self._settle(target, GROWTH ** len(self._chosen))
+        return self.settings.stability_auto_margin * self.around.directions * signal / trace / self.around.heavy
 
-    def _without_curvature(self, rms: float) -> float:
+    def _without_curvature(self, square: float) -> float:
         """eta_e of learning_rate=auto while no trace was positive: margin x the length that drift allows, or the pair's."""
         if not self._flat:
             self._flat = True
@@ -236,14 +266,17 @@ class StabilityMonitor:
                 "no positive curvature in %d steps: learning_rate=auto goes by the distance of a step instead, "
                 "until a trace can be believed (%d readings could not)", self.steps, self.curvature.held,
             )  # fmt: skip
-        share, around, block = self.settings.stability_drift, self.around, self.curvature.block
-        length = share * around.weights_norm if share is not None and around.grown(block) else around.pair(block)
-        eta = self._walk(self.settings.stability_auto_margin * length, rms) if rms > 0.0 else math.inf
-        return self._settle(eta, math.inf)
+        share, around, found = self.settings.stability_drift, self.around, math.inf
+        for block in self._bounding:
+            rms = self._own[block].rms(square if block == self.curvature.block else 0.0)
+            length = share * around.weights_norm if share is not None and around.grown(block) else around.pair(block)
+            if rms > 0.0:
+                found = min(found, self._walk(self.settings.stability_auto_margin * length, rms, block))
+        return self._settle(found, math.inf)
 
     def _settle(self, eta: float, growth: float) -> float:
         """The next choice for the block that moves: `eta`, but at most `growth` times the last one. inf: the last one stays."""
-        block = self.curvature.block
+        block = self._bounding[0]
         before = self._chosen[block]
         limit = before * growth if before > 0.0 else math.inf
         self._chosen[block] = before if math.isinf(eta) else min(eta, limit)
@@ -288,7 +321,7 @@ class StabilityMonitor:
             value, _ = self.signal.read()
             if not math.isnan(value):
                 found["signal_fraction"] = value
-                found["descent_edge"] = high * signal_fraction(self.signal.lower(), 1.0)
+                found["descent_edge"] = high * signal_fraction(self._signal(self.curvature.block), 1.0)
             if self.level is not None:
                 found["level"] = float(LEVELS.index(self.level))
         return {f"stability/{name}": value for name, value in found.items() if math.isfinite(value)}
@@ -302,21 +335,21 @@ class StabilityMonitor:
     def state_dict(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "curvature": self.curvature.state(), "signal": self.signal.state(),
-            "square": self._square.state(), "noise_paid": self.noise_paid, "drift": self.drift, "steps": self.steps,
+            "curvature": self.curvature.state(), "signal": self._pooled.state(), "own": [own.state() for own in self._own],
+            "noise_paid": self.noise_paid, "drift": self.drift, "steps": self.steps,
             "chosen": list(self._chosen), "weights_norm": self.around.weights_norm, "base_lr": self.around.base_lr,
-            "bounded": dict(self.bounded), "past": self._past, "size": self._size.state(), "forwards": self.forwards,
+            "bounded": dict(self.bounded), "past": self._past, "forwards": self.forwards,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken; ||w_0|| and the schedule's rate stay those of the run's beginning."""
         self.curvature.load(state["curvature"])
-        self.signal.load(state["signal"])
-        self._square.load(state["square"])
+        self._pooled.load(state["signal"])
+        for own, kept in zip(self._own, state.get("own", [state]), strict=False):  # once there was one
+            own.load(kept)
         self.noise_paid, self.drift, self.steps = state["noise_paid"], state["drift"], state["steps"]
         self._chosen, self.bounded = list(state["chosen"]), dict(state["bounded"])
         self._past, self.forwards = state["past"], state["forwards"]
-        self._size.load(state["size"])
         self.around = replace(self.around, weights_norm=state["weights_norm"], base_lr=state["base_lr"])
 
     def rewound(self, state: dict[str, Any]) -> None:

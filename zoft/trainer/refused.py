@@ -102,6 +102,21 @@ def check_waiting(merge_every: int, values: Mapping[str, Any]) -> None:
         )
 
 
+def check_measuring(zo: Any, values: Mapping[str, Any]) -> None:
+    """Raises UsageError: learning_rate=auto, and all steps would measure.
+
+    Args:
+        zo: `ZOSettings`.
+    """
+    steps, measuring = values.get("max_steps") or -1, zo.stability_auto_steps
+    auto = zo.stability_auto or values.get("learning_rate") == "auto"
+    if auto and 0 < steps <= measuring:
+        raise UsageError(
+            f"learning_rate=auto measures in its first steps and moves nothing in them (stability_auto_steps={measuring}), and "
+            f"max_steps={steps} ends the run with them: take more steps, fewer measuring ones (at least 4), or a number"
+        )
+
+
 def check_smoothing(factor: float | None, whose: str) -> None:
     """Raises UsageError: labels are to be smoothed, and the loss is `whose` own."""
     if factor:

@@ -57,6 +57,17 @@ class ZOCallback(TrainerCallback):
                 "taking compute_loss's gradient will not happen",
                 stacklevel=2,
             )
+        kept: dict[str, Any] = vars(trainer.args)
+        for name in (
+            "gradient_checkpointing",
+            "activation_checkpointing",
+        ):  # the old name and the new one; TRL's default
+            if kept.get(name):
+                warnings.warn(
+                    f"{name} is switched off: no activations are kept for a backward pass, so it saves nothing",
+                    stacklevel=2,
+                )
+                kept[name] = False
         trainer.__class__ = type(f"ZO{kind.__name__}", (ZOMixin, kind), {"__module__": __name__})
         assert isinstance(trainer, ZOMixin)
         trainer.zo_settings = self.settings

@@ -8,7 +8,7 @@ from typing import Literal
 
 from transformers import TrainingArguments
 
-from zoft.trainer.refused import check_launch, check_training_settings, check_waiting
+from zoft.trainer.refused import check_launch, check_measuring, check_training_settings, check_waiting
 from zoft.trainer.settings import ZOSettings
 
 
@@ -16,8 +16,8 @@ from zoft.trainer.settings import ZOSettings
 class ZOConfig(TrainingArguments):
     """Arguments of `ZOTrainer`: all of `TrainingArguments`, plus the fields of `ZOSettings` under their own names.
 
-    Defaults that differ from Transformers': a learning rate of zeroth-order size, a constant schedule, no gradient clipping
-    (there is no gradient), and no automatic removal of columns, because an objective may need them.
+    Defaults that differ from Transformers': a learning rate of zeroth-order size (1e-6), a constant schedule, no gradient
+    clipping (there is no gradient), and with an objective no automatic removal of columns, because it may need them.
 
     Raises:
         UsageError (a ValueError): a setting is out of range, or cannot be had without gradients (`fp16`, DeepSpeed, …).
@@ -28,7 +28,10 @@ class ZOConfig(TrainingArguments):
     )
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Any scheduler of Transformers."})
     max_grad_norm: float = field(default=0.0, metadata={"help": "There is no gradient to clip."})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Objectives name their own columns."})
+    remove_unused_columns: bool | None = field(
+        default=None,
+        metadata={"help": "Default: true without an objective, which may need columns that no model takes."},
+    )
 
     zo_eps: float = field(default=ZOSettings.zo_eps, metadata={"help": "Radius of the perturbation, in weight units."})
     zo_distribution: Literal["rademacher", "gaussian", "sphere"] = field(
@@ -168,7 +171,7 @@ class ZOConfig(TrainingArguments):
         check_training_settings(vars(self))
         check_waiting(self.zo_merge_every, vars(self))
         check_launch(os.environ)
-        self.zo_settings()
+        check_measuring(self.zo_settings(), vars(self))
         super().__post_init__()
 
     def zo_settings(self) -> ZOSettings:

@@ -46,6 +46,8 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
             raise UsageError(
                 f"ZOTrainer takes a ZOConfig, but {type(args).__name__} was given; for a stock Trainer use ZOCallback"
             )
+        if args.remove_unused_columns is None:
+            args.remove_unused_columns = objective is None
         whole = args.save_only_model
         if isinstance(model, nn.Module) and any(map(is_sharded, model.parameters())):
             check_sharded(model, args, args.zo_settings())
