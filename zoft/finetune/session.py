@@ -21,6 +21,7 @@ from zoft.finetune.clock import MaxTime
 from zoft.finetune.features import StoredFeatures, head_of
 from zoft.finetune.folder import how_to_go_on, run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
+from zoft.finetune.progress import show_briefly
 from zoft.finetune.seeds import Spread, table, with_seed
 from zoft.finetune.streamed import within_budget
 from zoft.finetune.summary import Summary, closing_words, first_batch, step_bytes
@@ -54,6 +55,7 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
     streams = within_budget(config, materials.model)
     _rehearse(config, materials)
     trainer = _trainer(config, args, materials)
+    show_briefly(trainer)
     first_score = _rehearse_reward(trainer, materials)
     folder = Path(args.output_dir)
     speak = trainer.is_world_process_zero()
