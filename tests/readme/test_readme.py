@@ -20,6 +20,15 @@ def test_the_ten_lines_train() -> None:
     assert last["loss"] < 0.25 * first["loss"] and last["optimizer"].skipped == 0
 
 
+def test_the_loop_of_your_own_trains_under_the_monitor() -> None:
+    methods = (README.parent / "docs" / "methods.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", methods, flags=re.DOTALL)
+    ran: dict = {}
+    exec("import torch\ntorch.manual_seed(0)\n" + code, ran)
+    optimizer = ran["optimizer"]
+    assert optimizer.steps == 20 and 0.0 < optimizer.last.lr < 1.0  # which was asked for
+
+
 def test_the_recipe_of_your_own_is_accepted(tmp_path: Path) -> None:
     from zoft.config import load_config
 
