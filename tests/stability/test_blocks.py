@@ -141,3 +141,12 @@ def test_what_blocks_measured_goes_into_a_checkpoint() -> None:
     other.model.load_state_dict(one.model.state_dict())
     other.load_state_dict(one.state_dict())
     assert [step(one) for _ in range(9)] == [step(other) for _ in range(9)]
+
+
+@pytest.mark.parametrize("ways", [{"zo_blocks": 2}, {"zo_shape": "random_mask", "zo_sparsity": 0.5}])
+def test_settings_of_a_run_say_so_before_anything_is_loaded(ways: dict) -> None:
+    from zoft.trainer.settings import ZOSettings
+
+    with pytest.raises(UsageError, match="not known in closed form"):
+        ZOSettings(zo_rule="full_adam", zo_distribution="gaussian", **ways)
+    ZOSettings(zo_rule="full_adam", zo_distribution="gaussian", stability="off", **ways)

@@ -115,9 +115,7 @@ class StabilityMonitor:
         self.forwards = 0  # of the steps themselves, a micro-batch
         self._own = [Own(around.batch_fraction) for _ in range(max(1, len(around.sizes)))]  # of each block of layers
         self._pooled = SignalFraction(around.batch_fraction)  # of all steps
-        self._chosen = [0.0] * len(
-            self._own
-        )  # eta_e of learning_rate=auto, of each block; with momentum the first is all's
+        self._chosen = [0.0] * len(self._own)  # eta_e of learning_rate=auto; with momentum the first is that of all
         self._gain = 1.0
         self._flat = False  # has it been said that there is no curvature to choose by
         self._past: float | None = None  # mean normalisation of the steps in the momentum

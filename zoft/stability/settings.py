@@ -65,6 +65,25 @@ class StabilitySettings:
         check_read(self, READ_BY)
 
 
+def check_moments(rule: str, blocks: bool, shape: str) -> None:
+    """
+    Args:
+        rule: zo_rule.
+        blocks: whether each step moves one of several blocks of layers.
+        shape: zo_shape.
+
+    Raises:
+        UsageError: nobody knows how far a weight moves: it divides by a second moment of its own, which, where it moves in
+            some steps only, lies far below the mean over steps that a monitor sees.
+    """
+    seldom = "zo_blocks" if blocks else "zo_shape=random_mask" if shape == "random_mask" else None
+    if rule in ("full_adam", "adamezo") and seldom is not None:
+        raise UsageError(
+            f"with {seldom} a weight moves in some steps only, and how far zo_rule={rule} then moves it (by its own second "
+            "moment) is not known in closed form, so no bound can be: take zo_rule=adam, or set stability=off"
+        )
+
+
 READ_BY: ReadBy = {  # settings that nothing would read where the monitor or the guard is off
     **{
         name: ("stability", ("cap", "report"))

@@ -11,8 +11,7 @@ from zoft.errors import UsageError
 from zoft.governor import Decision, Evidence, Request
 from zoft.stability.guard import Guard
 from zoft.stability.monitor import StabilityMonitor, Surroundings
-from zoft.stability.settings import StabilitySettings
-from zoft.stability.spending import ADAMEZO, FULL_ADAM
+from zoft.stability.settings import StabilitySettings, check_moments
 
 KEPT = 8  # places to come back to
 RECENT = 64  # steps before which the state is kept, and a guard's patience more
@@ -135,7 +134,7 @@ def govern(
         from zoft.stability.reference import reference_norm  # imports torch, which settings must not
 
         blocks, form = optimizer.source.blocks, optimizer.source.form
-        _check_moments(optimizer.rule.settings()["name"], blocks, form)
+        check_moments(optimizer.rule.settings()["name"], blocks is not None, form.shape if form else "dense")
         around = Surroundings(
             rule=optimizer.rule.settings(),
             directions=optimizer.directions,
@@ -162,16 +161,6 @@ def govern(
         guard = Guard(settings.guard_threshold, settings.guard_patience, rewinding, settings.guard_rise)
     optimizer.governor = Steering(monitor, guard) if monitor is not None or guard is not None else None
     return optimizer.governor
-
-
-def _check_moments(rule: str, blocks: Any, form: Any) -> None:
-    """Raises UsageError where a weight's own second moment is not the mean of the steps', which is all that is known."""
-    seldom = "zo_blocks" if blocks else "zo_shape=random_mask" if form and form.shape == "random_mask" else None
-    if rule in (FULL_ADAM, ADAMEZO) and seldom is not None:
-        raise UsageError(
-            f"with {seldom} a weight moves in some steps only, and how far zo_rule={rule} then moves it (by its own second "
-            "moment) is not known in closed form, so no bound can be: take zo_rule=adam, or set stability=off"
-        )
 
 
 def _add(states: OrderedDict[int, dict[str, Any]], step: int, state: dict[str, Any], most: int) -> None:

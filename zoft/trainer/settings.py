@@ -7,7 +7,7 @@ from zoft.choices import ReadBy, check_read
 from zoft.errors import UsageError
 from zoft.limits import check_count, check_directions, check_panels, check_positive, check_seed, check_share
 from zoft.schedule import Schedule
-from zoft.stability.settings import StabilitySettings
+from zoft.stability.settings import StabilitySettings, check_moments
 
 if TYPE_CHECKING:
     from zoft.directions import Blocks, Form
@@ -182,6 +182,8 @@ class ZOSettings(StabilitySettings):
                 f"zo_distribution=rademacher all of them are one number: take zo_rule={ALREADY[name]}, which is the same step, "
                 "or more directions"
             )
+        if self.stability != "off":
+            check_moments(name, self.zo_blocks > 1, self.zo_shape)
         if name == "muon" and self.zo_shape == "dense":
             raise UsageError(
                 "zo_rule=muon takes the orthogonal factor of a gradient through its thin factors, and dense directions have "

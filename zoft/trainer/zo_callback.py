@@ -58,10 +58,7 @@ class ZOCallback(TrainerCallback):
                 stacklevel=2,
             )
         kept: dict[str, Any] = vars(trainer.args)
-        for name in (
-            "gradient_checkpointing",
-            "activation_checkpointing",
-        ):  # the old name and the new one; TRL's default
+        for name in ("gradient_checkpointing", "activation_checkpointing"):  # old and new name of TRL's default
             if kept.get(name):
                 warnings.warn(
                     f"{name} is switched off: no activations are kept for a backward pass, so it saves nothing",
