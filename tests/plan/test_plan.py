@@ -177,7 +177,7 @@ def test_the_monitor_takes_forwards_of_the_runs_that_have_one(capsys) -> None:
     [
         (["recipe=opt-13b-sst2", "device=h20"], "device 'h20' is not in the table"),
         (["recipe=opt-13b-sst2", "device=none.csv"], "there is no such file; write one with zoft bench --csv"),
-        (["recipe=opt-13b-sst2", "device=h200", "memory=lots"], "must be a number and MB"),
+        (["recipe=opt-13b-sst2", "device=h200", "memory=lots"], "must be a number and kB, MB"),
         (["recipe=opt-13b-sst2", "device=h200", "gpus=0"], "gpus must be a whole number"),
         (["recipe=opt-13b-sst2", "--memory"], "memory needs a value"),
         (["recipe=opt-13b-sst2", "method=adamw", "device=h200"], "zoft plan knows zeroth-order steps"),
