@@ -122,11 +122,10 @@ class _Maker:
         if gpus > 1:
             share = replace(asked, rows=math.ceil(asked.rows / gpus))
             ways.append(self.one(f"{gpus} replicas", f"accelerate launch --num_processes {gpus}", share, gpus))
-            sharded = replace(share, shards=gpus, points=1)
-            if asked.quantization == "none" and not asked.in_place:
-                write = (
-                    f"accelerate launch --num_processes {gpus} … fsdp_size={gpus} zo_light_checkpoints=true{self.jit}"
-                )
+            sharded = replace(share, shards=gpus, points=1, in_place=False)
+            if asked.quantization == "none":
+                write = f"accelerate launch --num_processes {gpus} … fsdp_size={gpus} zo_light_checkpoints=true"
+                write += (" perturbation=read_only" if asked.in_place else "") + self.jit
                 ways.append(self.one(f"{gpus} shards (FSDP2)", write, sharded, gpus))
         if asked.dtype == "float32" and asked.quantization == "none":
             write = "dtype=bfloat16" + ("" if self.in_place else " perturbation=read_only")
