@@ -104,7 +104,7 @@ def test_a_run_in_place_is_sharded_read_only(capsys) -> None:
     for recipe, written in (("opt-13b-sst2", True), ("opt-13b-sst2-zoft", False)):
         _, out, _ = said(capsys, f"recipe={recipe}", "memory=24GB", "device=4090", "gpus=8")
         (line,) = (line for line in out.splitlines() if line.startswith("8 shards (FSDP2)"))
-        assert "fsdp_size=8 zo_light_checkpoints=true" in line and "  yes  " in line
+        assert "fsdp_size=8 zo_light_checkpoints=true load_best_model_at_end=false" in line and "  yes  " in line
         assert line.endswith(" perturbation=read_only") == written
 
 
