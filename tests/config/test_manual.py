@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +65,9 @@ def test_words_are_read_wherever_the_formatter_leaves_them():
 def test_help_needs_no_torch(command):
     code = f"import sys; from zoft.cli import main; main([{command!r}, '--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_the_page_of_settings_is_as_it_is_made():
+    page = Path(__file__).parents[2] / "docs" / "settings.md"
+    made = subprocess.check_output([sys.executable, "-m", "zoft.config.settings_page"], text=True)
+    assert page.read_text(encoding="utf-8") == made, "python -m zoft.config.settings_page > docs/settings.md"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of
@@ -35,14 +35,6 @@ def manual(command: str = "finetune") -> str:
     >>> "zo_eps=0.0009765625" in manual() and "zoft evaluate alone" not in manual()
     True
     """
-    stability = fields_of(StabilitySettings)
-    step = {name: field for name, field in fields_of(ZOSettings).items() if name not in stability}
-    groups = {"the run": (RunSettings, fields_of(RunSettings)), "the step": (ZOSettings, step)}
-    groups["what keeps it in bounds"] = (StabilitySettings, stability)
-    if command == "evaluate":
-        groups = {"zoft evaluate alone": (EvaluationSettings, fields_of(EvaluationSettings)), **groups}
-    if command == "finetune":
-        groups["the laboratory (task=eos)"] = (LabSettings, fields_of(LabSettings))
     head = _table(
         [
             (
@@ -56,7 +48,10 @@ def manual(command: str = "finetune") -> str:
         "Training settings have Transformers' names (learning_rate, max_steps, per_device_train_batch_size, output_dir, …). "
         "A misspelt one is an error that says what was meant. zoft's own, with their defaults:"
     )
-    parts = [f"{title}\n{_settings(owner, fields)}" for title, (owner, fields) in groups.items()]
+    parts = [
+        f"{title}\n{_table((f'{name}={default}', f'{meaning} [{kinds}]') for name, default, meaning, kinds in settings)}"
+        for title, settings in groups_of(command).items()
+    ]
     return "\n\n".join([*filter(None, [own_words(command)]), head, known, *parts])
 
 
@@ -66,15 +61,30 @@ def own_words(command: str) -> str:
     return "" if words is None else f"zoft {command} alone\n{_table([(w.written, w.help) for w in words.values()])}"
 
 
-def _settings(owner: type, fields: dict[str, Field]) -> str:
-    """A line or two for each: name, default, meaning, and in brackets what it may be."""
+def groups_of(command: str) -> dict[str, list[tuple[str, str, str, str]]]:
+    """zoft's own settings that a command takes, by what they are about: name, default, meaning, and what it may be."""
+    stability = fields_of(StabilitySettings)
+    step = {name: field for name, field in fields_of(ZOSettings).items() if name not in stability}
+    groups: dict[str, tuple[type, Mapping[str, Field]]] = {
+        "zoft evaluate alone": (EvaluationSettings, fields_of(EvaluationSettings)),
+        "the run": (RunSettings, fields_of(RunSettings)),
+        "the step": (ZOSettings, step),
+        "what keeps it in bounds": (StabilitySettings, stability),
+        "the laboratory (task=eos)": (LabSettings, fields_of(LabSettings)),
+    }
+    for title, owner in (("zoft evaluate alone", "evaluate"), ("the laboratory (task=eos)", "finetune")):
+        if command != owner:
+            del groups[title]
+    return {title: _settings(owner, fields) for title, (owner, fields) in groups.items()}
+
+
+def _settings(owner: type, fields: Mapping[str, Field]) -> list[tuple[str, str, str, str]]:
     helps = helps_of(owner)
-    rows = []
-    for name, field in fields.items():
-        default = "none" if field.default is None else written(field.default)
-        meaning = re.sub(r"\bNone\b", "none", helps.get(name, ""))
-        rows.append((f"{name}={default}", f"{meaning} [{field.describe()}]".strip()))
-    return _table(rows)
+    defaults = {name: "none" if field.default is None else written(field.default) for name, field in fields.items()}
+    return [
+        (name, defaults[name], re.sub(r"\bNone\b", "none", helps.get(name, "")), field.describe())
+        for name, field in fields.items()
+    ]
 
 
 def _columns() -> int:
