@@ -8,8 +8,8 @@ HEAD = """\
 # Settings
 
 zoft's own, with their defaults, as `zoft finetune --help` prints them; Transformers' (`learning_rate`, `max_steps`, …) keep
-their names. Written on a command line as `zo_eps=1e-3`, in a recipe as `zo_eps: 1e-3`, in Python as arguments of `ZOConfig` (the
-step and what keeps it in bounds). This page is made by `python -m zoft.config.settings_page > docs/settings.md`.
+their names. Written on a command line as `zo_eps=1e-3`, in a recipe as `zo_eps: 1e-3`, in Python as arguments of `ZOConfig`
+(the step and what keeps it in bounds). This page is made by `python -m zoft.config.settings_page > docs/settings.md`.
 """
 
 
