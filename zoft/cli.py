@@ -7,7 +7,7 @@ from importlib import import_module
 
 from zoft import __version__
 from zoft.config.console import guarded
-from zoft.config.manual import asked, manual
+from zoft.config.manual import asked, manual, own_words
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 
@@ -42,9 +42,15 @@ COMMANDS = {
     "probe": Command(
         "zoft.finetune.probe:main", "measure a checkpoint's curvature and the learning rates it allows", settings=True
     ),
-    "replay": Command("zoft.trajectory.commands:replay", "rebuild a run's weights from its log: replay BASE LOG OUT"),
-    "pack": Command("zoft.trajectory.commands:pack", "make a folder to publish of a run's log: pack LOG OUT"),
-    "merge": Command("zoft.trajectory.commands:merge", "add up runs from one base: merge BASE OUT LOG=SCALE …"),
+    "replay": Command(
+        "zoft.trajectory.commands:replay", "rebuild a run's weights from its log: replay BASE LOG OUT", own_help=True
+    ),
+    "pack": Command(
+        "zoft.trajectory.commands:pack", "make a folder to publish of a run's log: pack LOG OUT", own_help=True
+    ),
+    "merge": Command(
+        "zoft.trajectory.commands:merge", "add up runs from one base: merge BASE OUT LOG=SCALE …", own_help=True
+    ),
     "bench": Command(
         "zoft.bench:main", "time a step here beside its own forwards and MeZO's: bench --model NAME", own_help=True
     ),
@@ -69,7 +75,8 @@ def usage() -> str:
 def usage_of(name: str) -> str:
     """What `zoft NAME --help` prints."""
     command = COMMANDS[name]
-    return f"zoft {name}: {command.summary}" + (f"\n\n{manual()}" if command.settings else "")
+    more = manual(name) if command.settings else own_words(name)
+    return "\n\n".join(filter(None, [f"zoft {name}: {command.summary}", more]))
 
 
 def dispatch(argv: Sequence[str]) -> int | None:
@@ -83,10 +90,13 @@ def dispatch(argv: Sequence[str]) -> int | None:
     if argv[0] not in COMMANDS:
         hint = did_you_mean(argv[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {argv[0]!r}{hint}")
-    if asked(argv[1:]) and not COMMANDS[argv[0]].own_help:
+    command = COMMANDS[argv[0]]
+    if asked(argv[1:]) and command.own_help:
+        return command.load()(["--help"])
+    if asked(argv[1:]):
         print(usage_of(argv[0]))
         return 0
-    return COMMANDS[argv[0]].load()(list(argv[1:]))
+    return command.load()(list(argv[1:]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

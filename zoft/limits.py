@@ -12,7 +12,7 @@ from zoft.errors import UsageError
 
 MOST_DIRECTIONS = 4095  # in one step
 SEEDS = 2**32
-UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12}
+PREFIXES = "KMGT"  # of sizes, in steps of 1000, or of 1024 with an i
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -57,15 +57,32 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 
 def size_in_bytes(name: str, text: str) -> int:
-    """Bytes of such as 24GB; decimal units, as memory is sold. UsageError on anything else.
+    """Bytes of such as 24GB or 24G; decimal units, as memory is sold, and those of 1024 as GiB. UsageError on anything else.
 
-    >>> size_in_bytes("memory_budget", "24GB"), size_in_bytes("memory_budget", "1.5 mb")
-    (24000000000, 1500000)
+    >>> size_in_bytes("memory_budget", "24GB"), size_in_bytes("memory_budget", "1.5 m"), size_in_bytes("memory_budget", "8GiB")
+    (24000000000, 1500000, 8589934592)
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([MGT]B)", text.strip().upper())
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?)\s*([{PREFIXES}])(I?)B?", text.strip().upper())
     if match is None:
-        raise UsageError(f"{name} must be a number and MB, GB or TB, such as 24GB, but {text!r} was given")
-    return round(float(match[1]) * UNITS[match[2]])
+        raise UsageError(f"{name} must be a number and kB, MB, GB or TB, such as 24GB, but {text!r} was given")
+    step = 1024 if match[3] else 1000
+    return round(float(match[1]) * step ** (PREFIXES.index(match[2]) + 1))
+
+
+def human_bytes(count: float, digits: int = 1) -> str:
+    """Decimal units, so many digits after the point from kB on.
+
+    >>> human_bytes(999), human_bytes(1_500), human_bytes(26_000_000_000), human_bytes(26_020_000_000, 2)
+    ('999 bytes', '1.5 kB', '26.0 GB', '26.02 GB')
+    """
+    if count < 1000:
+        return f"{count:.0f} bytes"
+    value, unit = count / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if round(value, digits) < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.{digits}f} {unit}"
 
 
 def _real(value: Any) -> bool:

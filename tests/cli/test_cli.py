@@ -33,14 +33,46 @@ def test_help_names_every_command(capsys):
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_answers_help(name, capsys):
-    with suppress(SystemExit) if name == "bench" else nullcontext():  # argparse leaves
-        assert cli.main([name, "--help"]) == 0
-    out, err = capsys.readouterr()
-    assert f"zoft {name}" in out and not err
-    if cli.COMMANDS[name].settings:
-        assert all(
-            f"  {setting}=" in out for setting in ("method", "zo_eps", "stability", "guard_patience", "demonstrations")
-        )
+    for words in (["--help"], ["help"], ["this", "-h"]):
+        with suppress(SystemExit) if cli.COMMANDS[name].own_help else nullcontext():  # argparse leaves
+            assert cli.main([name, *words]) == 0
+        out, err = capsys.readouterr()
+        assert f"zoft {name}" in out and not err
+        if cli.COMMANDS[name].settings:
+            assert all(f"  {setting}=" in out for setting in ("method", "zo_eps", "stability", "guard_patience"))
+            assert ("  demonstrations=" in out) == (name == "evaluate")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("compare", ["methods=", "METHOD.key=", "equal=", "budget=", "grid="]),
+        ("plan", ["memory=", "device=", "gpus=", "tokens="]),
+        ("recipes", ["--model", "--task", "--fits"]),
+        ("replay", ["BASE", "LOG", "OUT", "--until"]),
+        ("pack", ["LOG", "OUT", "--base", "--until"]),
+        ("merge", ["BASE", "OUT", "LOG=SCALE"]),
+        ("configs", ["NAME"]),
+    ],
+)
+def test_help_names_what_a_command_alone_takes(name, words, capsys):
+    with suppress(SystemExit):
+        cli.main([name, "--help"])
+    begins = [
+        line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ") and line.strip()
+    ]
+    assert not [word for word in words if not any(begin.startswith(word) for begin in begins)]
+
+
+def test_help_names_the_methods_and_devices_that_there_are():
+    from zoft import plan
+    from zoft.config.own_words import METHODS, OWN
+    from zoft.costs.devices import DEVICES
+    from zoft.finetune import comparison
+
+    assert comparison.METHODS == METHODS and all(name in OWN["plan"]["device"].help for name in DEVICES)
+    assert {name for name in OWN["compare"] if name.islower()} == set(comparison.OWN_WORDS)
+    assert set(OWN["plan"]) == set(plan.OWN)
 
 
 @pytest.mark.parametrize("before", [[], ["recipe=quickstart", "max_steps=3"]])

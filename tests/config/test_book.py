@@ -86,6 +86,8 @@ def test_a_file_says_what_the_book_says(name):
 
 def test_memory_chooses(capsys):
     assert size_in_bytes("fits", "24GB") == 24e9 and size_in_bytes("fits", "1.5tb") == 1.5e12
+    assert [size_in_bytes("fits", text) for text in ("8G", "500M", "64 k", "1T")] == [8e9, 5e8, 64e3, 1e12]
+    assert size_in_bytes("fits", "8GiB") == size_in_bytes("fits", "8gi") == 8 * 2**30
     assert main(["recipes", "--model", "opt-13b", "--task", "rte", "--fits", "30GB"]) == 0
     out = capsys.readouterr().out
     names = {name for name in book_names() if re.search(rf"^{name}(?=\s|facebook)", out, re.MULTILINE)}
@@ -122,6 +124,23 @@ def test_sizes_follow_from_the_configurations():
         assert sizes.tied == (name == "qwen3-4b")
         count = sizes.matrices + (1 if sizes.tied else 2) * sizes.head
         assert count == pytest.approx(sizes.parameters, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("part", "models"),
+    [
+        ("llama", {"Llama-2-7b-hf", "Meta-Llama-3-8B"}),
+        ("LLAMA", {"Llama-2-7b-hf", "Meta-Llama-3-8B"}),
+        ("llama3", {"Meta-Llama-3-8B"}),
+        ("Llama 3", {"Meta-Llama-3-8B"}),
+        ("opt_13b", {"opt-13b"}),
+        ("opt-1.3b", {"opt-1.3b"}),
+    ],
+)
+def test_models_are_found_by_a_part_of_their_name(part, models, capsys):
+    assert main(["recipes", "--model", part]) == 0
+    listed = re.findall(r"^\S+ +(\S+) on \S+$", capsys.readouterr().out, re.MULTILINE)
+    assert {name.rpartition("/")[2] for name in listed} == models
 
 
 @pytest.mark.parametrize("words", [["--fits", "lots"], ["--colour", "red"], ["--model"], ["--model", "no-such-model"]])

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from zoft.config.console import meet_on_cpus
+
 PROGRAM = """
 import sys
 import torch.distributed as dist
@@ -36,3 +38,19 @@ def test_a_command_leaves_the_group_that_it_joined_and_no_other(tmp_path: Path, 
 def test_a_command_that_needs_no_torch_does_not_import_it() -> None:
     program = "import sys; from zoft.config.console import guarded; guarded(lambda argv: 0, []); print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == ["False"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "accelerator", "found"),
+    [
+        ({"WORLD_SIZE": "2"}, False, "true"),
+        ({"WORLD_SIZE": "2"}, True, None),
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "False"}, False, "False"),
+        ({"WORLD_SIZE": "1"}, False, None),
+        ({}, False, None),
+    ],
+)
+def test_processes_without_accelerators_meet_on_cpus(environ, accelerator, found, monkeypatch) -> None:
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: accelerator)
+    meet_on_cpus(environ)
+    assert environ.get("ACCELERATE_USE_CPU") == found

@@ -58,3 +58,23 @@ def test_a_launch_starts_the_processes_it_says(name, tmp_path):
 
 def test_every_launch_file_is_started():
     assert set(LAUNCHES) == set(names_in(FOLDER))
+
+
+@pytest.mark.slow
+def test_two_processes_of_the_launch_file_train_together_on_cpus(tmp_path):
+    """As its first line says it: accelerate tells the processes nothing of the file's use_cpu."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "FSDP_"))}
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
+    command += [
+        "--config_file",
+        str(FOLDER / "cpu_two.yaml"),
+        "-m",
+        "zoft.finetune",
+        "recipe=quickstart",
+        "max_steps=2",
+    ]
+    command += ["eval_strategy=no", "save_strategy=no", f"output_dir={tmp_path}"]
+    environ = inherited | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 process(es) on cpu" in done.stdout

@@ -104,6 +104,12 @@ def test_a_configuration_can_be_pickled(folder):
     [
         ("learnin_rate=1e-6", "command line: unknown setting 'learnin_rate'; did you mean learning_rate?"),
         ("lr=1e-6", "unknown setting 'lr'; did you mean learning_rate?"),
+        ("methods=zo", "command line: methods: for `zoft compare` only; leave it out"),
+        ("budget=time:1m", "budget: for `zoft compare` only"),
+        ("adamw.learning_rate=1e-3", "adamw.learning_rate: for `zoft compare` only"),
+        ("memory=24GB", "memory: for `zoft plan` only; leave it out"),
+        ("fits=24GB", "fits: for `zoft recipes` only"),
+        ("momentum=0.9", "unknown setting 'momentum'; did you mean zo_momentum?"),
         ("learning_rate=fast", "command line: learning_rate must be one of auto or a number, but 'fast' was given"),
         ("max_steps=1.5", "max_steps must be a whole number"),
         ("lr_scheduler_type=constnt", "did you mean constant"),

@@ -95,8 +95,17 @@ def test_only_ways_that_the_run_could_be_begun_in_are_told(capsys, monkeypatch, 
     assert told[0].name == "as asked for" and "16 bits" in [way.name for way in told]
     for way in told:
         assert load_config([*asked, *way.words], {})
-    moving = {"streamed", "4 shards (FSDP2)"} & {way.name for way in told}  # these were told of every run
-    assert moving == ({"streamed"} if not more else set())
+    moving = {"streamed", "4 shards (FSDP2)"}  # these were told of every run
+    assert moving & {way.name for way in told} == (set() if more else moving)
+
+
+def test_a_run_in_place_is_sharded_read_only(capsys) -> None:
+    """As other ways, with what has to be written for it; where it is not needed it is not written."""
+    for recipe, written in (("opt-13b-sst2", True), ("opt-13b-sst2-zoft", False)):
+        _, out, _ = said(capsys, f"recipe={recipe}", "memory=24GB", "device=4090", "gpus=8")
+        (line,) = (line for line in out.splitlines() if line.startswith("8 shards (FSDP2)"))
+        assert "fsdp_size=8 zo_light_checkpoints=true load_best_model_at_end=false" in line and "  yes  " in line
+        assert line.endswith(" perturbation=read_only") == written
 
 
 def test_mezo_is_planned_as_it_steps(capsys) -> None:
@@ -177,7 +186,7 @@ def test_the_monitor_takes_forwards_of_the_runs_that_have_one(capsys) -> None:
     [
         (["recipe=opt-13b-sst2", "device=h20"], "device 'h20' is not in the table"),
         (["recipe=opt-13b-sst2", "device=none.csv"], "there is no such file; write one with zoft bench --csv"),
-        (["recipe=opt-13b-sst2", "device=h200", "memory=lots"], "must be a number and MB"),
+        (["recipe=opt-13b-sst2", "device=h200", "memory=lots"], "must be a number and kB, MB"),
         (["recipe=opt-13b-sst2", "device=h200", "gpus=0"], "gpus must be a whole number"),
         (["recipe=opt-13b-sst2", "--memory"], "memory needs a value"),
         (["recipe=opt-13b-sst2", "method=adamw", "device=h200"], "zoft plan knows zeroth-order steps"),

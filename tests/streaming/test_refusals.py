@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 
@@ -39,6 +40,16 @@ def test_what_training_keeps_beside_the_weights_counts() -> None:
     copy = max(w.nbytes for w in model.model.layers.parameters()) / 1e6
     assert kept - copy == pytest.approx(2 * (bare - copy), abs=2e-3)  # 2 bytes more beside 2
     assert both - copy == pytest.approx(4 * (bare - copy), abs=2e-3)  # 6 bytes more
+
+
+def test_what_streams_is_told_in_units_of_its_size() -> None:
+    """A small model's megabytes were written as 0.00 GB."""
+    model = decoder()
+    chosen = stream(model, least(model))
+    assert chosen is not None
+    words = chosen.words()
+    sizes = [float(number) for number in re.findall(r"(\d+\.\d\d) kB", words)]
+    assert "5 of 5 blocks" in words and len(sizes) == 3 and all(sizes) and "GB" not in words
 
 
 def test_a_head_that_is_displaced_whole_counts() -> None:
@@ -82,7 +93,9 @@ def test_tied_weights_stay() -> None:
 
 def test_a_budget_that_is_too_small_names_what_is_needed() -> None:
     model = decoder()
-    with pytest.raises(UsageError, match=r"memory_budget is 0.0 MB, but LlamaForCausalLM needs 0.0 MB.*5 blocks"):
+    with pytest.raises(
+        UsageError, match=r"memory_budget is 1.0000 kB, but LlamaForCausalLM needs \d\d\.\d{4} kB.*5 blocks"
+    ):
         stream(model, "0.001MB")
     with pytest.raises(UsageError, match="no list of blocks"):
         stream(nn.Linear(100, 100), "0.001MB")
@@ -96,7 +109,7 @@ def test_a_full_disk_is_known_before_anything_is_moved(tmp_path, monkeypatch) ->
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limit[1]))  # the system itself refuses to give room
     try:
         with pytest.raises(
-            UsageError, match=r"GB of weights are to lie in .*, but the system says: File too large; make room"
+            UsageError, match=r"\d kB of weights are to lie in .*, but the system says: File too large; make room"
         ):
             stream(model, least(model), str(tmp_path))
     finally:
@@ -104,7 +117,7 @@ def test_a_full_disk_is_known_before_anything_is_moved(tmp_path, monkeypatch) ->
         signal.signal(signal.SIGXFSZ, previous)
     monkeypatch.setattr("zoft.streaming.store._free", lambda where: 4096)
     for place in (str(tmp_path), "memory"):
-        with pytest.raises(UsageError, match=r"but 0\.00 GB are free"):
+        with pytest.raises(UsageError, match=r"but 4\.10 kB are free"):
             stream(model, least(model), place)
     assert {name: weight.data_ptr() for name, weight in model.named_parameters()} == before
     assert not list(tmp_path.iterdir()) and streamed(model) is None
@@ -134,7 +147,7 @@ def _refuse(*_args, **_kwargs):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["memory_budget=lots"], "memory_budget must be a number and MB, GB or TB"),
+        (["memory_budget=lots"], "memory_budget must be a number and kB, MB, GB or TB"),
         (["memory_budget=0GB"], "more than nothing"),
         (["stream_to=disk"], "set memory_budget with it"),
         (["memory_budget=1GB", "stream_to=/no/such/folder"], "auto, memory, disk or a folder that exists"),

@@ -4,7 +4,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 from zoft.errors import ReplicaError, UsageError
 from zoft.freed_memory import keep_freed_memory
@@ -25,11 +25,13 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
     Every process of a launch makes the same check, so all of them leave with code 2 and only the first one says why.
 
     Args:
-        argv: None: this process's own arguments, and all that it does is this.
+        argv: None: this process's own arguments, and all that it does is this; processes that a launcher started on a machine
+            without accelerators train together on its CPUs.
     """
     _hush()
     if argv is None:
         keep_freed_memory()
+        meet_on_cpus(os.environ)
         argv = sys.argv[1:]
     foreign = _in_a_group()
     try:
@@ -52,6 +54,20 @@ def guarded(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | N
     except BrokenPipeError:  # `zoft recipes | head` closes the pipe early, which is no fault
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def meet_on_cpus(environ: MutableMapping[str, str]) -> None:
+    """Tells accelerate that processes started together are on CPUs, where there is nothing else: each would train alone.
+
+    accelerate's launcher of several processes on one machine does not hand on the `use_cpu` of its launch file. Whoever set
+    ACCELERATE_USE_CPU is left with it. A process that was started by itself imports no torch for this.
+    """
+    if environ.get("WORLD_SIZE", "") in ("", "0", "1") or "ACCELERATE_USE_CPU" in environ:
+        return
+    import torch
+
+    if not torch.accelerator.is_available():
+        environ["ACCELERATE_USE_CPU"] = "true"
 
 
 def _in_a_group() -> bool:

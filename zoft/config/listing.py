@@ -59,13 +59,22 @@ def _filters(argv: Sequence[str]) -> dict[str, str]:
 
 def _matches(recipe: Recipe, wanted: dict[str, str]) -> bool:
     settings = recipe.settings()
-    model = str(settings.get("model", "")).lower()
-    if wanted.get("model", "") not in model and not recipe.name.startswith(wanted.get("model", "")):
+    model = _joined(wanted.get("model", ""))
+    if model not in _joined(str(settings.get("model", ""))) and not _joined(recipe.name).startswith(model):
         return False
     if wanted.get("task", "") not in str(settings.get("task", "")).lower():
         return False
     needed = step_bytes(recipe)
     return "fits" not in wanted or (needed is not None and needed <= size_in_bytes("--fits", wanted["fits"]))
+
+
+def _joined(name: str) -> str:
+    """In small letters and without what separates words, so that llama3 and "Llama 3" are parts of Meta-Llama-3-8B.
+
+    >>> _joined("Meta-Llama-3-8B"), _joined("opt-1.3b")
+    ('metallama38b', 'opt1.3b')
+    """
+    return name.lower().translate(str.maketrans("", "", "-_ "))
 
 
 def _model_of(recipe: Recipe) -> BookModel | None:

@@ -9,6 +9,7 @@ from typing import Any
 from zoft.config.evaluation import EvaluationSettings
 from zoft.config.fields import Field, fields_of, merged
 from zoft.config.overridden import unlike_mezo, unread
+from zoft.config.own_words import owner_of
 from zoft.config.recipes import Layer, find, read_recipe
 from zoft.config.run import FIRST_ORDER, RecipeNotes, RunSettings
 from zoft.config.sharded import check_sharded_run
@@ -190,6 +191,8 @@ def _how_to_write(argument: str) -> str:
 
 def _field(known: Mapping[str, Field], key: str, source: str) -> Field:
     if key not in known:
+        if (owner := owner_of(key)) is not None:
+            raise UsageError(f"{source}: {key}: for `zoft {owner}` only; leave it out here")
         raise UsageError(f"{source}: unknown setting {key!r}{did_you_mean(key, known)}")
     return known[key]
 
@@ -205,7 +208,7 @@ def _checked(known: Mapping[str, Field], key: str, value: Any, source: str) -> A
 def _from_command_line(known: Mapping[str, Field], key: str, text: str, before: Any) -> Any:
     """The value of `key=text`; with `key.entry=text`, the mapping `before` with that one entry replaced."""
     name, dot, entry = key.partition(".")
-    field = _field(known, name, COMMAND_LINE)
+    field = _field(known, key if owner_of(key) else name, COMMAND_LINE)
     try:
         if not dot:
             return checked(field, from_text(field, text))

@@ -42,30 +42,33 @@ class RunSettings(TuningSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the weights; auto: as they were saved
     pooling: Literal["model", "mean"] = "model"  # what a new classification head reads: the model's own, or the mean
     task: str | None = None  # name of a task; None: one described by template and label_words
-    train_file: str | None = None  # json, jsonl, csv, tsv, txt or parquet; None: the task's data from the Hub
-    validation_file: str | None = None
-    test_file: str | None = None
+    train_file: str | None = None  # data: json, jsonl, csv, tsv, txt or parquet; None: the task's data from the Hub
+    validation_file: str | None = None  # the test split is drawn from this (MeZO's rule); with test_file: the dev split
+    test_file: str | None = None  # the test split; None: drawn from validation_file or train_file
     template: str | None = None  # prompt with {column} for each column that it uses
     label_words: dict[str, str] | None = field(default=None)  # label as it stands in the data -> word the model says
-    label_column: str | None = None  # None: the task's own
+    label_column: str | None = None  # column with the label; None: the task's own
     target_column: str | None = None  # column with the answer in words, in place of label words
-    max_new_tokens: int | None = None  # of a generated answer; None: the task's own
-    num_train: int | None = 1000  # examples; none: all there are. MeZO's split is 1000 / 500 / 1000
-    num_dev: "int | Literal['auto'] | None" = "auto"  # auto: the task's own, 500, but 100 of CB and COPA
-    num_test: int | None = 1000
+    max_new_tokens: int | None = None  # most tokens of a generated answer; None: the task's own
+    num_train: int | None = 1000  # training examples; none: all there are. MeZO's split is 1000 / 500 / 1000
+    num_dev: "int | Literal['auto'] | None" = "auto"  # dev examples; auto: the task's own, 500, but 100 of CB and COPA
+    num_test: int | None = 1000  # test examples; none: all there are
     examples_per_label: int | None = None  # k-shot: this many of each label for training, and as many for dev
-    split_seed: int = 0  # which examples; `seed` and `data_seed` are Transformers' own
-    max_length: int | None = None  # tokens of prompt and answer; None: what the model can read
-    objective: Literal["task", "candidate_likelihood", "language_modelling"] = "task"  # task: the task's own
+    split_seed: int = 0  # which examples are drawn; `seed` and `data_seed` are Transformers' own
+    max_length: int | None = None  # most tokens of prompt and answer; None: what the model can read
+    # what a step lowers; task: the task's own
+    objective: Literal["task", "candidate_likelihood", "language_modelling"] = "task"
     reward: str | None = None  # what training raises instead: a metric, arithmetic, or a function module:function
     reward_temperature: float = 0.0  # at which free answers are drawn for a reward; 0: the most likely tokens
-    method: Literal["zo", "mezo", "adamw", "lora-adamw"] = "zo"  # for comparison: MeZO's procedure; gradients
+    # zo, or for comparison MeZO's procedure (mezo) or gradients (adamw, lora-adamw)
+    method: Literal["zo", "mezo", "adamw", "lora-adamw"] = "zo"
     seeds: list[int] | None = None  # one run for each, one after another; None: one run, by `seed`
-    max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock
+    max_time: str | float | None = None  # seconds, or such as 2h; the run stops by the clock; None: it does not
     fsdp_size: int | None = None  # processes among which every weight is cut, to be gathered where it is used (FSDP2)
     tp_size: int | None = None  # processes that divide every large product among them (tensor parallelism)
     memory_budget: str | None = None  # such as 8GB: blocks that do not fit live outside the device; None: all is on it
-    stream_to: str = "auto"  # where: memory, disk or a folder; auto: memory of a GPU's machine, disk for a CPU
+    # where they live: memory, disk or a folder; auto: memory of a GPU's machine, disk for a CPU
+    stream_to: str = "auto"
     runs_dir: str = "runs"  # each run makes a new folder in here, unless output_dir names one
     overwrite: bool = False  # whether output_dir may hold an earlier run
 

@@ -17,6 +17,7 @@ from zoft.costs.sizes import Sizes
 from zoft.errors import UsageError
 
 MONITOR = 1.05  # forwards with those of the stability monitor's readings, at most (`zoft.stability.curvature.COST`)
+OF_WEIGHTS = ("load_best_model_at_end", "save_only_model")  # settings for which a checkpoint must hold weights
 ROOM = 2  # streamed blocks that are on the device: one computes, the next arrives
 
 
@@ -96,8 +97,9 @@ class Plan:
         forwards = micro_batches * _population(config) * (MONITOR if monitored else 1.0)
         steps = int(settings.get("max_steps") or 0) or None
         jit = " zo_panels=jit" if config.zo.zo_panels == "lockstep" else ""
+        light = "".join(f" {name}=false" for name in OF_WEIGHTS if settings.get(name))
         normals = mezo or config.zo.zo_distribution == "gaussian"
-        make = _Maker(sizes, device, forwards, normals, limit, jit, mezo)
+        make = _Maker(sizes, device, forwards, normals, limit, jit, light, mezo)
         return cls(
             config, sizes, setup, device, limit, forwards, steps, tuple(make.all(setup, gpus or 1, _budget(settings)))
         )
@@ -111,6 +113,7 @@ class _Maker:
     normals: bool
     limit: float
     jit: str  # what else to write where weights come and go
+    light: str  # what else to write where checkpoints hold no weights
     in_place: bool  # always, whatever is asked for
 
     def all(self, asked: Setup, gpus: int, budget: float | None) -> list[Way]:
@@ -122,11 +125,12 @@ class _Maker:
         if gpus > 1:
             share = replace(asked, rows=math.ceil(asked.rows / gpus))
             ways.append(self.one(f"{gpus} replicas", f"accelerate launch --num_processes {gpus}", share, gpus))
-            sharded = replace(share, shards=gpus, points=1)
-            if asked.quantization == "none" and not asked.in_place:
+            sharded = replace(share, shards=gpus, points=1, in_place=False)
+            if asked.quantization == "none":
                 write = (
-                    f"accelerate launch --num_processes {gpus} … fsdp_size={gpus} zo_light_checkpoints=true{self.jit}"
+                    f"accelerate launch --num_processes {gpus} … fsdp_size={gpus} zo_light_checkpoints=true{self.light}"
                 )
+                write += (" perturbation=read_only" if asked.in_place else "") + self.jit
                 ways.append(self.one(f"{gpus} shards (FSDP2)", write, sharded, gpus))
         if asked.dtype == "float32" and asked.quantization == "none":
             write = "dtype=bfloat16" + ("" if self.in_place else " perturbation=read_only")

@@ -16,24 +16,30 @@ MOST_PROBES = 2047  # two points each; their numbers have the room of directions
 class StabilitySettings:
     """What is measured, what bounds the learning rate, and when a step is refused. See `zoft.stability.monitor`."""
 
+    # the monitor: measures curvature (report), and bounds the learning rate by it (cap)
     stability: Literal["off", "report", "cap"] = "cap"
     stability_every: int | None = None  # steps between curvature readings; None: as often as 5 % of the forwards allow
     stability_probes: int = 0  # directions per reading, two forwards each; 0: the training step's own losses, for free
-    stability_radius: float | None = None  # of the probes; None: zo_eps, or more where rounding noise asks for it
+    # length of the probes; None: zo_eps, or more where rounding noise asks for it
+    stability_radius: float | None = None
     stability_loss_noise: float | None = None  # rounding noise of one loss (standard deviation); None: measured
     stability_ema: float = 0.9  # share of the averaged trace that a new reading leaves
-    stability_margin: float | None = 0.5  # x 2 q (1 - beta) / Tr, the edge of stability; None: does not bound
-    stability_descent_margin: float | None = 0.1  # x 2 q sf / Tr, the mini-batch descent edge; None: does not bound
+    # allowed share of 2 q (1 - beta) / Tr, the edge of stability; None: it does not bound
+    stability_margin: float | None = 0.5
+    # allowed share of 2 q sf / Tr, the mini-batch descent edge; None: it does not bound
+    stability_descent_margin: float | None = 0.1
     stability_drift: float | None = 0.02  # most that noise may move the weights in one step, x ||w_0||; None: any
-    stability_lambda_max: float | None = None  # top eigenvalue of the Hessian, where it is known; None: not
+    stability_lambda_max: float | None = None  # top eigenvalue of the Hessian, where it is known; None: it is not
     stability_noise: float | None = None  # most that one step's noise may cost, in units of the loss; None: no bound
     stability_auto: bool = False  # choose the learning rate, times the schedule; set by learning_rate=auto
-    stability_auto_margin: float = 0.1  # x q sf / Tr, the best single step; at most 2 x stability_descent_margin counts
+    # share taken of q sf / Tr, the best single step; at most 2 x stability_descent_margin counts
+    stability_auto_margin: float = 0.1
     stability_auto_steps: int = 20  # measuring steps before the first one that moves
     guard: Literal["off", "skip", "rewind"] = "skip"  # what happens to steps whose losses jump
-    guard_threshold: float = 10.0  # in spreads of their own recent history
+    guard_threshold: float = 10.0  # how far a loss may jump, in spreads of its recent history
     guard_patience: int = 5  # refused steps in a row before the guard gives up waiting
-    guard_rise: float | None = 3.0  # x the lowest average loss: where guard=rewind goes back; None: only for jumps
+    # guard=rewind goes back at so many times the lowest average loss; None: only for jumps
+    guard_rise: float | None = 3.0
 
     def __post_init__(self) -> None:
         check_choices(self)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from zoft.errors import UsageError
+from zoft.limits import human_bytes
 from zoft.streaming.store import stored_area
 
 ALIGNMENT = 256  # bytes
@@ -168,8 +169,8 @@ class Copied:
         code = int(runtime.cudaHostRegister(start, size, 0))
         if code:
             raise UsageError(
-                f"stream_to=memory: {size / 1e9:.2f} GB cannot be pinned (CUDA error {code}); raise the limit of locked memory "
-                "(ulimit -l), or use stream_to=disk"
+                f"stream_to=memory: {human_bytes(size, 2)} cannot be pinned (CUDA error {code}); raise the limit of "
+                "locked memory (ulimit -l), or use stream_to=disk"
             )
         weakref.finalize(home.untyped_storage(), runtime.cudaHostUnregister, start).atexit = False
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from zoft.errors import UsageError
 from zoft.few_rows import can_give_rows
+from zoft.limits import human_bytes
 
 Beside = Callable[[nn.Parameter], int]  # bytes that training keeps beside a weight
 
@@ -73,8 +74,8 @@ def plan(model: nn.Module, budget: int, beside: Beside = lambda weight: 0) -> Pl
     assert smallest is not None
     what = f"its {smallest.blocks} blocks stream" if smallest.blocks else "it has no list of blocks that could stream"
     raise UsageError(
-        f"memory_budget is {budget / 1e6:,.1f} MB, but {type(model).__name__} needs {smallest.resident / 1e6:,.1f} MB, even "
-        f"where {what}: embeddings and the like, two blocks and a perturbed copy are on the device; raise it"
+        f"memory_budget is {human_bytes(budget, 4)}, but {type(model).__name__} needs {human_bytes(smallest.resident, 4)}, "
+        f"even where {what}: embeddings and the like, two blocks and a perturbed copy are on the device; raise it"
     )
 
 

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import torch
 
 from zoft.errors import UsageError
+from zoft.limits import human_bytes
 from zoft.storage import free_bytes
 
 PAGE = mmap.PAGESIZE
@@ -67,7 +68,7 @@ class Store:
         if not wanted:
             return
         free = _free(self.where)
-        reason = f"{free / 1e9:.2f} GB are free" if wanted > free else None
+        reason = f"{human_bytes(free, 2)} are free" if wanted > free else None
         try:
             if reason is None:
                 os.posix_fallocate(self._file, self.nbytes, wanted)
@@ -76,7 +77,7 @@ class Store:
         if reason is not None:
             place = "the machine's memory" if self.where is None else str(self.where)
             raise UsageError(
-                f"stream_to: {wanted / 1e9:.2f} GB of weights are to lie in {place}, but {reason}; make room, name another "
+                f"stream_to: {human_bytes(wanted, 2)} of weights are to lie in {place}, but {reason}; make room, name another "
                 "folder (stream_to=FOLDER), or raise memory_budget"
             )
         self._pages = mmap.mmap(self._file, wanted, mmap.MAP_SHARED, offset=self.nbytes)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from zoft.errors import UsageError
-from zoft.limits import size_in_bytes
+from zoft.limits import human_bytes, size_in_bytes
 from zoft.streaming.copied import Copied
 from zoft.streaming.paged import Paged
 from zoft.streaming.plan import Block, Plan, plan
@@ -112,10 +112,11 @@ class Streamed:
     def words(self) -> str:
         """What streams, for a person."""
         where = "the machine's memory" if self.store.where is None else str(self.store.where)
-        away = sum(block.nbytes for block in self.plan.streamed)
+        away = human_bytes(sum(block.nbytes for block in self.plan.streamed), 2)
+        whole, most = human_bytes(self.plan.nbytes, 2), human_bytes(self.plan.resident, 2)
         return (
-            f"memory_budget: {len(self.plan.streamed)} of {self.plan.blocks} blocks, {away / 1e9:.2f} of "
-            f"{self.plan.nbytes / 1e9:.2f} GB, stream from {where}; at most {self.plan.resident / 1e9:.2f} GB are on the device"
+            f"memory_budget: {len(self.plan.streamed)} of {self.plan.blocks} blocks, {away} of {whole}, stream from "
+            f"{where}; at most {most} are on the device"
         )
 
     def _after(self, number: int) -> int | None:

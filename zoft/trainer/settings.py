@@ -36,40 +36,43 @@ class ZOSettings(StabilitySettings):
     """How directions are drawn, losses compared and updates written, and what keeps the learning rate in bounds."""
 
     zo_eps: float = 2**-10  # length of the step to either side, in units of the weights
-    zo_distribution: Literal["rademacher", "gaussian", "sphere"] = "rademacher"
-    zo_directions: int = 1  # q, averaged
-    zo_directions_schedule: str = (
-        "constant"  # or linear:Q@STEP, or steps:Q@STEP,… from zo_directions on (`zoft.schedule`)
-    )
-    zo_direction_groups: int = 1  # of processes: each takes its share of the directions, on the same batch
+    zo_distribution: Literal["rademacher", "gaussian", "sphere"] = "rademacher"  # law of the directions z
+    zo_directions: int = 1  # q: directions a step, averaged
+    # q by step: constant, linear:Q@STEP or steps:Q@STEP,… from zo_directions on
+    zo_directions_schedule: str = "constant"
+    zo_direction_groups: int = 1  # groups of processes: each takes its share of the directions, on the same batch
     zo_check_every: int = 100  # steps between comparisons of all processes' weights; 0: never
-    zo_seed: int | None = None  # None: `seed`
+    zo_seed: int | None = None  # of the directions; None: `seed`
+    # read_only: copies of the weights are displaced; in_place: the weights themselves; auto: in place where that restores them
     perturbation: Literal["read_only", "in_place", "auto"] = "read_only"
     zo_panels: Literal["jit", "lockstep"] = "jit"  # read-only losses point by point, or of all points as one batch
-    zo_row_budget: int | None = None  # of lockstep: the most rows at once; None: those of all points
-    weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"  # of 16-bit weights
+    zo_row_budget: int | None = None  # of zo_panels=lockstep: the most rows at once; None: those of all points
+    # how 16-bit weights store an update
+    weight_rounding: Literal["auto", "nearest", "stochastic", "residual8", "residual16"] = "auto"
     zo_trajectory: bool = True  # keep the log of the run, trajectory.zoft
-    zo_light_checkpoints: bool = False  # without weights: whoever resumes makes them from the base and the log
-    zo_backend: str = "auto"
+    zo_light_checkpoints: bool = False  # checkpoints without weights, which are made again from the base and the log
+    zo_backend: str = "auto"  # who computes on the weights: auto, reference (plain torch), cpu or triton
+    # from losses to an estimate of the slope; see `zoft methods`
     zo_estimator: Literal["two_point", "three_point", "one_sided", "conservative", "fzoo", "es_zscore", "es_rank"] = (
-        "two_point"  # `zoft methods`
+        "two_point"
     )
-    zo_shape: Literal["dense", "low_rank", "subspace", "random_mask", "small_weights"] = (
-        "dense"  # of a matrix's direction
-    )
-    zo_rank: int = 2  # of low_rank and subspace
+    # a matrix's direction: dense, of thin factors, or masked
+    zo_shape: Literal["dense", "low_rank", "subspace", "random_mask", "small_weights"] = "dense"
+    zo_rank: int = 2  # columns of the thin factors of low_rank and subspace
     zo_refresh: int = 1  # steps for which the right factor (of subspace both), or a random mask, stays
-    # Steps whose updates wait beside the matrices, of low_rank and subspace, and are merged at once
+    # steps whose updates wait beside the matrices, of low_rank and subspace, and are merged at once
     zo_merge_every: int = 1
     zo_sparsity: float = 0.75  # of the masks: the share of each matrix that stands still
-    zo_blocks: int = 1  # of layers, of which each step moves one; 1: all layers in every step
-    zo_block_order: Literal["cyclic", "random"] = "cyclic"
+    zo_blocks: int = 1  # blocks of layers, of which each step moves one; 1: all layers in every step
+    zo_block_order: Literal["cyclic", "random"] = "cyclic"  # of zo_blocks: in turn or at random
+    # what an estimate is spent on; see `zoft methods`
     zo_rule: Literal["sgd", "momentum", "adam", "full_adam", "adamezo", "hizoo", "muon", "sign"] = "sgd"
     zo_momentum: float = 0.9  # beta of all rules but sgd and sign
-    zo_beta2: float = 0.99  # of the second moment of adam, full_adam and adamezo
+    zo_beta2: float = 0.99  # beta of the second moment of adam, full_adam and adamezo
     zo_hessian_smoothing: float = 1e-6  # of hizoo: the share of its curvatures that a step replaces
-    zo_momentum_window: int | None = None  # remembered steps; None: until 1 % of a gradient is left
-    zo_momentum_buffer: Literal["window", "full"] = "window"  # full: as large as the weights, 4 bytes for each
+    zo_momentum_window: int | None = None  # steps that momentum remembers; None: until 1 % of a gradient is left
+    # momentum as a list of steps, or as large as the weights, 4 bytes for each
+    zo_momentum_buffer: Literal["window", "full"] = "window"
 
     def __post_init__(self) -> None:
         super().__post_init__()

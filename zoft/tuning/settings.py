@@ -13,15 +13,16 @@ ON_QUANTISED = (*ADAPTERS, "scales")
 class TuningSettings:
     """What is trained, and the shape of what is added."""
 
-    tuning: Literal["full", "lora", "prefix", "prompt", "head", "last_k", "bias", "scales"] = "full"
+    tuning: Literal["full", "lora", "prefix", "prompt", "head", "last_k", "bias", "scales"] = "full"  # what is trained
     quantization: Literal["none", "nf4", "fp4", "int8"] = "none"  # of the base's linear layers (bitsandbytes)
-    lora_r: int = 8
-    lora_alpha: int = 16
-    lora_target_modules: list[str] | str | None = None  # names, a regular expression or all-linear; None: PEFT's choice
-    virtual_tokens: int | None = None  # of prefix and prompt; None: 5 for a prefix (MeZO), 10 for a prompt (ZO-Bench)
-    virtual_init: Literal["tokens", "random"] = (
-        "tokens"  # from activations (prefix) or embeddings (prompt) of real tokens
-    )
+    lora_r: int = 8  # rank of the LoRA matrices
+    lora_alpha: int = 16  # LoRA adds lora_alpha / lora_r times their product
+    # what LoRA is added to: names, a regular expression or all-linear; None: PEFT's choice
+    lora_target_modules: list[str] | str | None = None
+    # length of a prefix or prompt; None: 5 for a prefix (MeZO), 10 for a prompt (ZO-Bench)
+    virtual_tokens: int | None = None
+    # how virtual tokens begin: as activations (prefix) or embeddings (prompt) of real ones, or at random
+    virtual_init: Literal["tokens", "random"] = "tokens"
     last_k: int = 1  # blocks that tuning=last_k trains, counted from the output
     store_features: bool = False  # tuning=head of a classifier: all before the head runs once for each training example
 

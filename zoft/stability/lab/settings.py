@@ -12,10 +12,10 @@ from zoft.errors import UsageError
 class LabSettings:
     """Settings of `task: eos`; everything else (learning_rate, zo_rule, zo_eps, …) keeps its meaning."""
 
-    eos_loss: Literal["squared", "cross_entropy"] = "squared"
+    eos_loss: Literal["squared", "cross_entropy"] = "squared"  # that a network is trained by
     eos_first_order: bool = False  # gradient descent with exact gradients beside it, against 2 / lambda_max
     eos_raise_at: int | None = None  # step at which the learning rate is multiplied
-    eos_raise_by: float = 2.0
+    eos_raise_by: float = 2.0  # by which it is multiplied
     eos_images: int = 500  # of scikit-learn's digits, the first ones
     eos_measure_every: int | None = None  # steps; None: 60 times in a run
     eos_trace_probes: int = 60  # Rademacher directions of each Hutchinson estimate
