@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoft.config import RunConfig, load_config
 from zoft.errors import UsageError
+from zoft.finetune.asked_task import check_task
 
 if TYPE_CHECKING:
     import torch
@@ -27,10 +28,11 @@ EVAL_BATCH = 32
 
 def main(argv: Sequence[str]) -> int:
     """Evaluates, prints a table, writes `output`; returns the exit code."""
+    config = load_config(argv)
+    check_task(config.run)
     from zoft.finetune.seeds import Spread, table, with_seed
     from zoft.report.table import aligned
 
-    config = load_config(argv)
     seeds = config.run.seeds
     if seeds is None:
         values = measure(config)

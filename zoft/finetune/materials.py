@@ -15,6 +15,7 @@ from torch import nn
 from zoft.config.listing import to_download
 from zoft.config.run import RunSettings
 from zoft.errors import UsageError
+from zoft.finetune.asked_task import WORLDS, check_task
 from zoft.generation import Greedy
 from zoft.models import architecture_of, context_length, has_head, load_model, load_tokenizer
 from zoft.objectives import Objective, objective
@@ -28,7 +29,6 @@ from zoft.tasks.prepare import encode_task
 from zoft.tuning.table import apply_tuning
 
 QUICKSTART = "quickstart"
-WORLDS = {"quickstart": "zoft.quickstart", "arithmetic": "zoft.quickstart.arithmetic"}  # offline: a model and its task
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,7 @@ def _download_said(name: str) -> Iterator[None]:
 
 def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:
     if run.task in WORLDS:
+        check_task(run)
         world = _of_world(run.task, "task")
         task, examples = getattr(world, run.task.upper()), world.examples
         train, dev, test = (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoft.config import RunConfig, load_config
 from zoft.errors import UsageError
+from zoft.finetune.asked_task import check_task
 
 if TYPE_CHECKING:
     from zoft.stability.advice import Advice, Measured
@@ -89,18 +90,20 @@ class Report:
 def main(argv: Sequence[str]) -> int:
     """Measures and prints; returns the exit code."""
     config = load_config(argv)
+    check(config)
     print(measure(config).text())
     return 0
 
 
 def check(config: RunConfig) -> None:
-    """Raises UsageError where no learning rate follows from a curvature."""
-    from zoft.estimators import ESTIMATORS
-
+    """Raises UsageError where there is no such task, or no learning rate follows from a curvature."""
     if config.run.task == "eos":
         raise UsageError(
             "zoft probe measures a checkpoint on a task; the laboratory (task=eos) measures its own curvature"
         )
+    check_task(config.run)
+    from zoft.estimators import ESTIMATORS
+
     name = config.zo.zo_estimator
     if ESTIMATORS[name].normalised:
         raise UsageError(
