@@ -162,3 +162,18 @@ def test_where_a_split_is_from():
     sst2, run = TASKS["sst2"], RunSettings(task="sst2")
     train, dev, test = (_origin(run, sst2, split) for split in ("train", "dev", "test"))
     assert train == dev != test
+
+
+def test_the_notes_on_the_data_are_printed(run, asked, tiny_folder, own_file, capsys):
+    _, out = asked(model=run, seeds="0,1")
+    assert out.count("test texts (") == 1 and "were shortened, from the left of their passage, to 11 tokens" in out
+    _, out = asked(model=run, num_train=1000, num_dev=10, num_test=10)
+    assert "has 60 rows, fewer than asked for" in out
+    words = [
+        f"model={tiny_folder('opt')}", "template={text} It was", "label_words={0: bad, 1: good}", "label_column=stars",
+        f"train_file={own_file}", "num_train=1000", "num_dev=5", "num_test=10", "max_length=11", "stability_probes=4",
+        "per_device_train_batch_size=4",
+    ]  # fmt: skip
+    assert main(["probe", *words]) == 0
+    out = capsys.readouterr().out
+    assert "has 60 rows, fewer than asked for" in out and "training texts (" in out and "to 11 tokens" in out

@@ -76,6 +76,8 @@ def measure(config: RunConfig, earlier: EarlierRun | None = None, say: Callable[
 
     asked = config.evaluation
     materials = loaded(config)
+    for note in materials.notes:
+        say(note)
     materials.model.to(PartialState().device)
     dataset = materials.test if asked.split == "test" else materials.dev
     if not len(dataset):

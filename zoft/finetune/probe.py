@@ -36,11 +36,13 @@ class Report:
     directions: int  # q
     asked: float | None  # learning_rate, where it was given as a number
     forwards: int
+    notes: tuple[str, ...] = ()  # on the data
 
     def text(self) -> str:
         """For a person."""
         trace, (signal, error) = self.measured.trace, self.measured.signal.read()
         lines = [
+            *self.notes,
             f"trace of the Hessian   {trace.value:.4g} +- {trace.standard_error:.2g}   (radius {trace.radius:.3g}, "
             f"rounding noise of a loss {self.noise:.2g})",
             f"signal fraction        {signal:.3f} +- {error:.3f}   (of a batch's squared gradient)",
@@ -189,6 +191,7 @@ def measure(config: RunConfig) -> Report:
         measured=measured, noise=noise, lambda_max=bracket, advice=advice, rule=zo.zo_rule,
         method=f"zo_rule={zo.zo_rule}{momentum}{shape}, q={zo.zo_directions}", directions=zo.zo_directions,
         asked=float(asked) if isinstance(asked, (int, float)) else None, forwards=len(batches) * prober.forwards,
+        notes=materials.notes,
     )  # fmt: skip
 
 
