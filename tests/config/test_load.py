@@ -220,6 +220,13 @@ def test_lockstep_cannot_be_streamed(folder):
         (["guard=off", "guard_patience=2"], "guard=skip or rewind, and guard=off"),
         (["guard_rise=2"], "guard=rewind, and guard=skip"),
         (["zo_rank=4"], "zo_shape=low_rank or subspace, and zo_shape=dense"),
+        (["lora_r=4"], "tuning=lora, and tuning=full"),
+        (["tuning=prefix", "lora_alpha=4"], "tuning=lora, and tuning=prefix"),
+        (["tuning=head", "lora_target_modules=[q_proj]"], "tuning=lora, and tuning=head"),
+        (["tuning=lora", "virtual_tokens=4"], "tuning=prefix or prompt, and tuning=lora"),
+        (["tuning=bias", "virtual_init=random"], "tuning=prefix or prompt, and tuning=bias"),
+        (["last_k=2"], "tuning=last_k, and tuning=full"),
+        (["method=lora-adamw", "last_k=2"], "tuning=last_k, and tuning=lora"),
     ],
 )
 def test_a_setting_that_nothing_would_read_is_refused(folder, words, owner):
@@ -241,6 +248,21 @@ def test_what_a_later_layer_turns_off_takes_the_settings_of_earlier_ones_with_it
     assert refusal("recipe=near", "stability_every=9").startswith("command line: stability_every=9 is of stability=cap")
     write(folder / "recipes/both.yaml", "model: m\nguard: off\nguard_patience: 2\n")
     assert refusal("recipe=both").startswith("recipes/both.yaml: guard_patience=2 is of guard=skip")
+
+
+def test_a_recipes_shape_of_an_adapter_goes_with_its_tuning(folder):
+    """Whoever changes a recipe's tuning did not write what its scheme read; whoever writes both is told."""
+    write(folder / "recipes/mine.yaml", "model: m\ntuning: last_k\nlast_k: 2\n")
+    for words in (["tuning=full"], ["method=lora-adamw"]):
+        config = load_config(["recipe=mine", *words], {})
+        assert config.run.last_k == 1 and "last_k" not in config.settings()
+    assert load_config(["recipe=mine", "last_k=3"], {}).run.last_k == 3
+    assert load_config(["model=m", "method=lora-adamw", "lora_r=4"], {}).run.lora_r == 4
+    write(folder / "recipes/low.yaml", "model: m\ntuning: lora\nlora_r: 4\n")
+    assert load_config(["recipe=low", "tuning=prefix", "virtual_tokens=3"], {}).run.lora_r == 8
+    assert refusal("recipe=low", "tuning=full", "lora_r=4").startswith("command line: lora_r=4 is of tuning=lora")
+    write(folder / "recipes/both.yaml", "model: m\nlora_r: 4\n")
+    assert refusal("recipe=both").startswith("recipes/both.yaml: lora_r=4 is of tuning=lora")
 
 
 def test_mezo_means_what_it_needs_and_says_what_it_left_out(folder):

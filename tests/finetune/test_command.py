@@ -1,6 +1,8 @@
 """The command as a user meets it: bad input is refused in one message, a run can be resumed and stopped by the clock."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,42 @@ def test_bad_data(arguments, capsys, tmp_path: Path) -> None:
     assert "sentence" in refused(capsys, arguments(train_file=lacking))
     template = {"task": "custom", "template": "{headline} It was", "label_words": "{0: bad, 1: good}"}
     assert "headline" in refused(capsys, arguments(**template))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["task=sst3"], "task 'sst3' does not exist; did you mean sst"),
+        (["task=custom"], "task custom needs template and label_words or target_column"),
+        ([], "no task was given: name one, as task=sst2"),
+        (["task=quickstart", "template={text}"], "template: task=quickstart is an offline world"),
+    ],
+)
+@pytest.mark.parametrize("command", ["finetune", "evaluate", "probe", "compare"])
+def test_a_task_that_cannot_be_is_said_before_anything_heavy_is_imported(command, settings, message) -> None:
+    heavy = ("transformers", "peft", "accelerate", *(["torch"] if command != "compare" else []))
+    script = f"import sys; from zoft.cli import main; main({[command, 'model=m', 'max_steps=3', *settings]!r});"
+    script += f"print([name for name in {heavy!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert message in done.stderr and done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("train_file", "reviews.csv"), ("validation_file", "reviews.csv"), ("test_file", "reviews.csv"),
+        ("template", "{text}"), ("label_words", "{0: bad, 1: good}"), ("label_column", "stars"), ("target_column", "text"),
+        ("max_new_tokens", 3), ("examples_per_label", 3), ("split_seed", 1),
+    ],
+)  # fmt: skip
+def test_an_offline_world_refuses_data_of_ones_own(setting, value, capsys, tmp_path: Path) -> None:
+    if value == "reviews.csv":
+        value = tmp_path / value
+        value.write_text("text,label\nfine,1\npoor,0\n")
+    argv = ["recipe=quickstart", f"{setting}={value}", f"output_dir={tmp_path / 'out'}", "max_steps=1"]
+    message = refused(capsys, argv)
+    assert message.startswith(f"zoft: {setting}: task=quickstart") and "model=FOLDER-OR-HUB-NAME task=sst2" in message
     assert not (tmp_path / "out").exists()
 
 

@@ -1,9 +1,11 @@
 """Rows of every format, the split rule, k-shot, and what is refused."""
 
 import json
+import shlex
 
 import pytest
 
+from zoft.config import load_config
 from zoft.errors import UsageError
 from zoft.tasks import HubSource, load_splits, resolve
 from zoft.tasks.splits import part_sizes
@@ -178,6 +180,14 @@ def test_bad_data_is_refused_in_words(tmp_path, monkeypatch, case):
 def test_bad_tasks_are_refused_in_words(settings, message):
     with pytest.raises(UsageError, match=message):
         resolve(**settings)
+
+
+def test_the_example_of_a_task_of_ones_own_can_be_pasted_into_a_shell():
+    with pytest.raises(UsageError, match="as in ") as caught:
+        resolve("custom")
+    words = shlex.split(str(caught.value).partition("as in ")[2])
+    config = load_config(["model=m", "task=custom", *words], {})
+    assert resolve("custom", config.run.template, config.run.label_words).labels == ("0", "1")
 
 
 def test_a_hub_that_cannot_be_reached_says_what_to_do(monkeypatch):

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,8 +69,15 @@ def known_settings() -> dict[str, Field]:
     return {**known, LEARNING_RATE.name: LEARNING_RATE}
 
 
-def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> RunConfig:
+def load_config(
+    argv: Sequence[str],
+    environ: Mapping[str, str] = os.environ,
+    below: Callable[[Mapping[str, Any]], Layer | None] | None = None,
+) -> RunConfig:
     """Reads `recipe=NAME|PATH key=value …` and everything the recipe inherits; later values win.
+
+    Args:
+        below: settings that hold where neither says anything, found from what they say.
 
     Raises UsageError for an unknown recipe, setting or choice, a value of the wrong type, a file that is not there, a
     setting or launcher that zeroth-order training cannot honour.
@@ -78,7 +85,10 @@ def load_config(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     known = known_settings()
     name, command_line = _parse(argv)
     recipe = read_recipe(name) if name is not None else None
-    values, sources, remarks = _together(known, recipe.layers if recipe else (), command_line)
+    layers = recipe.layers if recipe else ()
+    values, sources, remarks = _together(known, layers, command_line)
+    if below is not None and (lowest := below(values)) is not None:
+        values, sources, remarks = _together(known, (lowest, *layers), command_line)
     try:
         check_launch(environ)
         _mean_lora(values, sources)

@@ -15,6 +15,7 @@ from zoft.stability import settings as stability
 from zoft.trainer import settings as step
 from zoft.trainer.mezo_settings import honoured
 from zoft.trainer.settings import ZOSettings
+from zoft.tuning import settings as tuning
 
 
 def unread(values: Mapping[str, Any], layers: Mapping[str, int]) -> Iterator[str]:
@@ -29,7 +30,9 @@ def unread(values: Mapping[str, Any], layers: Mapping[str, int]) -> Iterator[str
     >>> list(unread({"guard_patience": 9, "guard": "off"}, {"guard_patience": 1, "guard": 1}))
     []
     """
-    for name, (owner, words) in {**stability.READ_BY, **step.READ_BY}.items():
+    if values.get("method") == "lora-adamw":  # which means tuning=lora
+        values, layers = {**values, "tuning": "lora"}, {**layers, "tuning": layers["method"]}
+    for name, (owner, words) in {**stability.READ_BY, **step.READ_BY, **tuning.READ_BY}.items():
         if name in values and values.get(owner, words[0]) not in words and layers[owner] > layers[name]:
             yield name
 

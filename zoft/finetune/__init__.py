@@ -12,6 +12,7 @@ from zoft.config import RunConfig, load_config
 from zoft.config.console import guarded
 from zoft.config.manual import asked, manual
 from zoft.errors import UsageError
+from zoft.finetune.asked_task import check_task
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +38,7 @@ def _run(argv: Sequence[str]) -> None:
 
         run(config)
         return
+    check_task(config.run)
     from zoft.finetune.session import finetune, finetune_seeds
 
     if config.run.seeds is None:

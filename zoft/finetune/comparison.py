@@ -12,6 +12,7 @@ from zoft.config.run import FIRST_ORDER
 from zoft.config.suggest import did_you_mean
 from zoft.errors import UsageError
 from zoft.finetune import refuse_evaluation_settings
+from zoft.finetune.asked_task import check_task
 from zoft.finetune.budget import LIMITS, ROWS, Budget, budget_of
 from zoft.finetune.named import NAMED, settings_of, unit_of_rate
 
@@ -45,6 +46,7 @@ class _Words:
         refuse_evaluation_settings(config)
         if config.run.task == "eos":
             raise UsageError("task=eos is the laboratory and has no methods to compare; use zoft finetune")
+        check_task(config.run)
         if config.run.memory_budget is not None:
             raise UsageError(
                 "memory_budget: zoft compare measures a step on a copy of the model, and a streamed one has none"

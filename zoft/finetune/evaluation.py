@@ -1,20 +1,23 @@
 """`zoft evaluate model=… task=… key=value …`: how well a model does, without training it.
 
 Takes the settings of a fine-tuning run and those of `zoft.config.evaluation`. The model may be a folder or a name on the
-Hub, a run's folder, a checkpoint, an adapter's folder or a packed trajectory. Nothing is chosen by looking at the test
-split: a linear probe's penalty is chosen on dev, and everything else is given.
+Hub, a run's folder, a checkpoint, an adapter's folder or a packed trajectory; a run's settings of its data are the
+defaults of the evaluation of its folder (`zoft.finetune.earlier_run`). Nothing is chosen by looking at the test split: a
+linear probe's penalty is chosen on dev, and everything else is given.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoft.config import RunConfig, load_config
+from zoft.config import RunConfig, is_first_process
 from zoft.errors import UsageError
+from zoft.finetune.asked_task import check_task
+from zoft.finetune.earlier_run import EarlierRun, evaluation_config, trained_on
 
 if TYPE_CHECKING:
     import torch
@@ -27,13 +30,23 @@ EVAL_BATCH = 32
 
 def main(argv: Sequence[str]) -> int:
     """Evaluates, prints a table, writes `output`; returns the exit code."""
+    config, earlier = evaluation_config(argv)
+    check_task(config.run)
     from zoft.finetune.seeds import Spread, table, with_seed
     from zoft.report.table import aligned
 
-    config = load_config(argv)
+    told: set[str] = set()
+
+    def say(line: str) -> None:
+        if line and line not in told and is_first_process():
+            print(line)
+        told.add(line)
+
+    if earlier is not None:
+        say(earlier.told(config))
     seeds = config.run.seeds
     if seeds is None:
-        values = measure(config)
+        values = measure(config, earlier, say)
         print(
             aligned(
                 [(name, f"{value:.4f}" if isinstance(value, float) else str(value)) for name, value in values.items()]
@@ -41,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
         )
         _keep(config, values)
         return 0
-    found = [measure(with_seed(config, seed)) for seed in seeds]
+    found = [measure(with_seed(config, seed), earlier, say) for seed in seeds]
     numbers = [name for name, value in found[0].items() if isinstance(value, float)]
     columns = {name: Spread(tuple(values[name] for values in found)) for name in numbers}
     print(table(seeds, columns))
@@ -49,8 +62,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def measure(config: RunConfig) -> dict[str, Any]:
+def measure(config: RunConfig, earlier: EarlierRun | None = None, say: Callable[[str], None] = print) -> dict[str, Any]:
     """The metrics and the loss (floats), their main metric first, and how they came about (`n`, `split`, …).
+
+    Args:
+        earlier: the run that made the model.
+        say: takes the lines there are to say of the data.
 
     Raises:
         UsageError: wrong settings or data; a way of asking that the model or the task does not have.
@@ -59,17 +76,23 @@ def measure(config: RunConfig) -> dict[str, Any]:
 
     asked = config.evaluation
     materials = loaded(config)
+    for note in materials.notes:
+        say(note)
     materials.model.to(PartialState().device)
     dataset = materials.test if asked.split == "test" else materials.dev
     if not len(dataset):
         raise UsageError(f"split={asked.split}: there are no {asked.split} examples; set num_{asked.split}")
+    seen, warning = (0, "") if earlier is None else trained_on(earlier, config.run, materials, asked.split)
+    if warning:
+        say(warning)
     size = int(config.training.get("per_device_eval_batch_size", EVAL_BATCH))
     values: dict[str, Any]
     if asked.linear_probe:
         values = _by_probe(materials, dataset, size)
     else:
         values = _by_prompt(config, materials, dataset, size)
-    return {**values, "split": asked.split, "task": materials.task.name, "model": str(config.run.model)}
+    facts = {"trained_on": seen} if seen else {}
+    return {**values, **facts, "split": asked.split, "task": materials.task.name, "model": str(config.run.model)}
 
 
 def loaded(config: RunConfig) -> Materials:

@@ -15,6 +15,7 @@ from torch import nn
 from zoft.config.listing import to_download
 from zoft.config.run import RunSettings
 from zoft.errors import UsageError
+from zoft.finetune.asked_task import WORLDS, check_task
 from zoft.generation import Greedy
 from zoft.models import architecture_of, context_length, has_head, load_model, load_tokenizer
 from zoft.objectives import Objective, objective
@@ -28,7 +29,6 @@ from zoft.tasks.prepare import encode_task
 from zoft.tuning.table import apply_tuning
 
 QUICKSTART = "quickstart"
-WORLDS = {"quickstart": "zoft.quickstart", "arithmetic": "zoft.quickstart.arithmetic"}  # offline: a model and its task
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
         find_reward(run.reward)  # a name that is not one is known before data and model are read
     with _download_said(run.tokenizer or run.model):
         tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
-    task, splits = _data(run, architecture, tokenizer)
+    task, splits = task_and_splits(run, architecture, tokenizer)
     task = _aimed(task, run, architecture)
     with _download_said(run.model):
         model = load_model(
@@ -152,8 +152,14 @@ def _download_said(name: str) -> Iterator[None]:
         raise UsageError(f"{error}; where the Hub can be reached, this run downloads {wanted}") from error
 
 
-def _data(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:
+def task_and_splits(run: RunSettings, architecture: Architecture, tokenizer: Any) -> tuple[Task, Splits]:
+    """The task as a model of this kind is asked it, and its examples.
+
+    Raises:
+        UsageError: as `resolve` and `load_splits`.
+    """
     if run.task in WORLDS:
+        check_task(run)
         world = _of_world(run.task, "task")
         task, examples = getattr(world, run.task.upper()), world.examples
         train, dev, test = (

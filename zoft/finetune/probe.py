@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoft.config import RunConfig, load_config
 from zoft.errors import UsageError
+from zoft.finetune.asked_task import check_task
 
 if TYPE_CHECKING:
     from zoft.stability.advice import Advice, Measured
@@ -35,11 +36,13 @@ class Report:
     directions: int  # q
     asked: float | None  # learning_rate, where it was given as a number
     forwards: int
+    notes: tuple[str, ...] = ()  # on the data
 
     def text(self) -> str:
         """For a person."""
         trace, (signal, error) = self.measured.trace, self.measured.signal.read()
         lines = [
+            *self.notes,
             f"trace of the Hessian   {trace.value:.4g} +- {trace.standard_error:.2g}   (radius {trace.radius:.3g}, "
             f"rounding noise of a loss {self.noise:.2g})",
             f"signal fraction        {signal:.3f} +- {error:.3f}   (of a batch's squared gradient)",
@@ -89,18 +92,20 @@ class Report:
 def main(argv: Sequence[str]) -> int:
     """Measures and prints; returns the exit code."""
     config = load_config(argv)
+    check(config)
     print(measure(config).text())
     return 0
 
 
 def check(config: RunConfig) -> None:
-    """Raises UsageError where no learning rate follows from a curvature."""
-    from zoft.estimators import ESTIMATORS
-
+    """Raises UsageError where there is no such task, or no learning rate follows from a curvature."""
     if config.run.task == "eos":
         raise UsageError(
             "zoft probe measures a checkpoint on a task; the laboratory (task=eos) measures its own curvature"
         )
+    check_task(config.run)
+    from zoft.estimators import ESTIMATORS
+
     name = config.zo.zo_estimator
     if ESTIMATORS[name].normalised:
         raise UsageError(
@@ -186,6 +191,7 @@ def measure(config: RunConfig) -> Report:
         measured=measured, noise=noise, lambda_max=bracket, advice=advice, rule=zo.zo_rule,
         method=f"zo_rule={zo.zo_rule}{momentum}{shape}, q={zo.zo_directions}", directions=zo.zo_directions,
         asked=float(asked) if isinstance(asked, (int, float)) else None, forwards=len(batches) * prober.forwards,
+        notes=materials.notes,
     )  # fmt: skip
 
 

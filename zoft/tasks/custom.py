@@ -9,6 +9,8 @@ from zoft.tasks.base import Task
 from zoft.tasks.classification import Classification
 from zoft.tasks.generation import Generation
 
+EXAMPLE = "template='{text} It was' label_words='{0: bad, 1: good}'"  # for a shell
+
 
 def custom(
     template: str | None,
@@ -36,8 +38,7 @@ def custom(
         return Generation(name="custom", template=template, target_column=target_column, official=("exact_match",))
     if template is None or label_words is None:
         missing = [n for n, v in (("template", template), ("label_words or target_column", label_words)) if v is None]
-        example = "template='{text} It was' label_words={0: bad, 1: good}"
-        raise UsageError(f"task custom needs {' and '.join(missing)}, as in {example}")
+        raise UsageError(f"task custom needs {' and '.join(missing)}, as in {EXAMPLE}")
     return Classification(
         name="custom", template=template, label_words=label_words, label_column=label_column or "label"
     )

@@ -14,7 +14,7 @@ from zoft.tasks.chat import CHAT
 from zoft.tasks.cola import COLA
 from zoft.tasks.copa import COPA
 from zoft.tasks.cr import CR
-from zoft.tasks.custom import custom
+from zoft.tasks.custom import EXAMPLE, custom
 from zoft.tasks.drop import DROP
 from zoft.tasks.mnli import MNLI, MNLI_MISMATCHED
 from zoft.tasks.mpqa import MPQA
@@ -56,8 +56,12 @@ def resolve(
     """The task `name` with the user's changes; None or `custom`: one made of the user's settings alone.
 
     Raises:
-        UsageError: no such task; settings that it does not have or that are wrong.
+        UsageError: no such task, or none at all; settings that it does not have or that are wrong.
     """
+    if name is None and template is None and label_words is None and target_column is None:
+        raise UsageError(
+            f"no task was given: name one, as task=sst2 (there are: {', '.join(TASKS)}), or describe your own, as in {EXAMPLE}"
+        )
     if name is None or name == "custom":
         return custom(template, label_words, label_column, target_column)
     if name not in TASKS:

@@ -3,10 +3,19 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from zoft.choices import ReadBy, check_read
 from zoft.errors import UsageError
 
 ADAPTERS = ("lora", "prefix", "prompt")  # beside a base that is only read
 ON_QUANTISED = (*ADAPTERS, "scales")
+READ_BY: ReadBy = {  # settings that only some schemes read
+    "lora_r": ("tuning", ("lora",)),
+    "lora_alpha": ("tuning", ("lora",)),
+    "lora_target_modules": ("tuning", ("lora",)),
+    "virtual_tokens": ("tuning", ("prefix", "prompt")),
+    "virtual_init": ("tuning", ("prefix", "prompt")),
+    "last_k": ("tuning", ("last_k",)),
+}
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class TuningSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1, but {value} was given")
+        check_read(self, READ_BY)
         if self.store_features and self.tuning != "head":
             raise UsageError(
                 f"store_features=true: with tuning={self.tuning} what lies before the head changes in every step; "
