@@ -124,7 +124,7 @@ def test_a_budget_in_forwards_or_in_time_and_methods_by_name(arguments) -> None:
 
 def test_the_unit_of_a_learning_rate_follows_from_estimator_and_rule(arguments) -> None:
     for name in NAMED:
-        zo = read([*arguments(max_steps=9), f"methods={name}", "learning_rate=auto"]).runs[name].zo
+        zo = read([*arguments(max_steps=30), f"methods={name}", "learning_rate=auto"]).runs[name].zo
         in_weights = ESTIMATORS[zo.zo_estimator].normalised or zo.zo_rule in (
             "adam",
             "full_adam",

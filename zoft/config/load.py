@@ -101,7 +101,6 @@ def load_config(
         training = {key: values[key] for key in values if key in training_fields()}
         check_training_settings(training, gradients=run.method in FIRST_ORDER)
         check_waiting(zo.zo_merge_every, training)
-        check_measuring(zo, training)
         check_smoothing(training.get("label_smoothing_factor"), "a task's objective")
         if run.memory_budget is not None:
             check_streamed_run({**vars(run), **vars(zo), **training})
@@ -113,6 +112,7 @@ def load_config(
             raise UsageError(
                 f"learning_rate=auto is for the stability monitor to choose, and method={run.method} has none; give a number"
             )
+        check_measuring(zo, training)
     except UsageError as error:
         raise _with_source(error, sources) from error
     if run.model is None:
