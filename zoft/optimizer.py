@@ -14,6 +14,7 @@ from torch import nn
 from zoft.backends import Move, Point, Rounding, Term
 from zoft.backlog import Backlog
 from zoft.directions import Blocks, Direction, DirectionSource, Distribution, Form
+from zoft.distributed import gather, world_size
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Flag, Step
 from zoft.estimators import estimator as make_estimator
@@ -31,7 +32,7 @@ from zoft.shards import is_sharded
 from zoft.space import ParameterSpace
 from zoft.sphere import Sphere
 from zoft.spread import Spread
-from zoft.storage import choose_rounding
+from zoft.storage import choose_rounding, free_bytes
 from zoft.streaming.stream import streamed
 from zoft.tally import Part, Taken, Totals, total
 from zoft.together import check_merging, check_together
@@ -127,7 +128,7 @@ class ZOOptimizer(torch.optim.Optimizer):
         check_panels(panels, perturbation, row_budget)
         check_count("zo_merge_every", merge_every)
         perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=law, plain=plain)
-        rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation)
+        rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation, free=_free_on_all(trainable))
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.space = ParameterSpace(
             model,
@@ -491,7 +492,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         for key, value in self._settings().items():
             theirs = mine.get(key, BEFORE.get(key))
             if theirs != value:
-                raise UsageError(f"the checkpoint was trained with {key} {theirs!r}, this run has {value!r}")
+                chosen = "; auto goes by the memory that is free: set it" if key == "weight_rounding" else ""
+                raise UsageError(f"the checkpoint was trained with {key} {theirs!r}, this run has {value!r}{chosen}")
         super().load_state_dict(state_dict)
         self.perturbation.take_back()  # from weights that are others now
         self.backlog.take()
@@ -504,3 +506,10 @@ class ZOOptimizer(torch.optim.Optimizer):
             self.space.momenta.load(mine["momenta"])
         if self.governor is not None and "governor" in mine:
             self.governor.load_state_dict(mine["governor"])
+
+
+def _free_on_all(weights: Sequence[torch.Tensor]) -> int | None:
+    """Bytes that are free beside 16-bit weights on the rank with the fewest, so that all choose alike; None: one process."""
+    if world_size() == 1 or not any(weight.element_size() == 2 for weight in weights):
+        return None
+    return int(min(free for (free,) in gather([float(free_bytes(weights[0].device))])))

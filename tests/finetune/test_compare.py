@@ -124,7 +124,7 @@ def test_a_budget_in_forwards_or_in_time_and_methods_by_name(arguments) -> None:
 
 def test_the_unit_of_a_learning_rate_follows_from_estimator_and_rule(arguments) -> None:
     for name in NAMED:
-        zo = read([*arguments(max_steps=30), f"methods={name}", "learning_rate=auto"]).runs[name].zo
+        zo = read([*arguments(max_steps=200), f"methods={name}", "learning_rate=auto"]).runs[name].zo
         in_weights = ESTIMATORS[zo.zo_estimator].normalised or zo.zo_rule in (
             "adam",
             "full_adam",
@@ -157,14 +157,14 @@ def test_a_recipes_rate_is_in_the_recipes_unit() -> None:
 
 def test_every_micro_batch_counts(arguments) -> None:
     """A step that accumulates four batches costs four times the forwards, and a forward of half the rows a half."""
-    given = ["methods=zo,fzoo,adamw", "learning_rate=auto", "adamw.learning_rate=1e-3", "budget=forwards:720"]
+    given = ["methods=zo,fzoo,adamw", "learning_rate=auto", "adamw.learning_rate=1e-3", "budget=forwards:1440"]
     steps = [run.training["max_steps"] for run in read([*arguments(), *given]).runs.values()]
-    assert steps == [360, 80, 240]
+    assert steps == [720, 160, 480]
     many = read([*arguments(), *given, "gradient_accumulation_steps=4"]).runs
-    assert [run.training["max_steps"] for run in many.values()] == [90, 20, 60]
+    assert [run.training["max_steps"] for run in many.values()] == [180, 40, 120]
     assert [forwards_per_step(run) for run in many.values()] == [8, 36, 12]
     one = read([*arguments(), *given, "adamw.gradient_accumulation_steps=4", "fzoo.per_device_train_batch_size=2"]).runs
-    assert [run.training["max_steps"] for run in one.values()] == [360, 160, 60]
+    assert [run.training["max_steps"] for run in one.values()] == [720, 320, 120]
     by_steps = read(
         [
             *arguments(max_steps=6),
@@ -303,3 +303,9 @@ def test_where_the_score_is_a_loss_the_lowest_wins(tiny_folder, tmp_path: Path, 
     assert compare(asked) == 0
     assert metrics == {"loss"}
     assert json.loads((tmp_path / "out/compare.json").read_text())["learning_rates"] == {"zo": 2e-4}
+
+
+def test_a_share_that_only_measures_is_refused_before_anything_runs(arguments) -> None:
+    words = ["methods=zo,fzoo", "learning_rate=1e-5", "fzoo.learning_rate=auto", "budget=forwards:30"]
+    with pytest.raises(UsageError, match=r"^fzoo: learning_rate=auto measures in its first steps"):
+        read([*arguments(), *words])

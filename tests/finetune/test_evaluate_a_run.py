@@ -77,6 +77,11 @@ def test_what_is_written_wins(run, asked, own_file):
     assert whole["n"] == 12
 
 
+def test_one_label_word_replaces_the_runs(run, asked):
+    values, _ = asked(model=run, **{"label_words.0": "awful"})
+    assert values["settings"]["label_words"] == {"0": "awful", "1": "good"}
+
+
 @pytest.mark.parametrize("settings", [{"split_seed": 0}, {"num_train": 12}, {"num_train": 12, "split": "dev"}])
 def test_rows_that_the_run_trained_on_are_counted(run, asked, own_file, settings):
     values, out = asked(model=run, train_file=own_file, **settings)

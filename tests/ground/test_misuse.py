@@ -49,3 +49,13 @@ def test_16_bit_weights_keep_small_updates_by_default() -> None:
     start = optimizer.space.fingerprint()
     optimizer.step(lambda: model(x).float().square().mean())
     assert optimizer.space.fingerprint() != start
+
+
+def test_auto_goes_by_the_rank_with_the_least_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas in a loop of one's own must store their weights alike."""
+    model = nn.Linear(64, 32).to(torch.bfloat16)
+    count = sum(weight.numel() for weight in model.parameters())
+    for least, chosen in ((8 * count, Rounding.RESIDUAL16), (5 * count, Rounding.RESIDUAL8), (0, Rounding.STOCHASTIC)):
+        monkeypatch.setattr("zoft.optimizer.world_size", lambda: 2)
+        monkeypatch.setattr("zoft.optimizer.gather", lambda mine, least=least: [mine, [float(least)]])
+        assert ZOOptimizer(model, lr=1e-6).space.rounding is chosen

@@ -70,3 +70,38 @@ def test_state_goes_into_a_checkpoint_and_back() -> None:
     for losses in (FALL[30:], CLIMB):
         two.load(json.loads(json.dumps(one.state())))
         assert judged(one, losses) == judged(two, losses)
+
+
+def of_block(guard: Guard, step: int, slope: float, blocks: int) -> str:
+    return guard.judge(Evidence(step, 0.1, 1.0, (slope,), block=step % blocks))
+
+
+def test_a_block_with_a_short_history_is_held_against_the_steepest() -> None:
+    guard = Guard()
+    for step in range(400):  # ten steps of each of 40 blocks
+        assert of_block(guard, step, 30.0 if step % 40 == 7 else 1.0, 40) == "pass"
+    assert of_block(guard, 400, 200.0, 40) == "pass"  # 7 times the steepest
+    assert of_block(guard, 401, 1e4, 40) == "refuse"
+
+
+def test_a_new_level_of_one_block_is_its_own() -> None:
+    """The others are still held against their history, and so is the loss."""
+    guard = Guard(patience=3)
+    for step in range(400):
+        assert of_block(guard, step, 1.0, 4) == "pass"
+    verdicts = [of_block(guard, step, 50.0 if step % 4 == 3 else 1.0, 4) for step in range(400, 440)]
+    assert [i for i, verdict in enumerate(verdicts) if verdict == "refuse"] == [3, 7, 11]
+    assert of_block(guard, 440, 100.0, 4) == "refuse"
+    assert guard.judge(Evidence(441, 0.1, 50.0, (1.0,), block=1)) == "refuse"
+
+
+def test_a_block_that_jumps_is_rewound_to_before_its_first_refusal() -> None:
+    guard = Guard(patience=3, may_rewind=True)
+    for step in range(400):
+        of_block(guard, step, 1.0, 4)
+    verdicts = {step: of_block(guard, step, 50.0 if step % 4 == 3 else 1.0, 4) for step in range(400, 412)}
+    assert verdicts[411] == "rewind" and verdicts[403] == "refuse" and not guard.good
+    assert guard.waited == 8
+    again = Guard(patience=3, may_rewind=True)
+    again.load(json.loads(json.dumps(guard.state())))
+    assert again.state() == guard.state()

@@ -361,8 +361,16 @@ def test_columns_that_the_model_does_not_take_are_left_out_as_trainer_does(tiny_
     trainer.train()
     plain = trained(tiny_model(), arguments, rows)
     assert trainer.zo.steps == 6 and trainer.zo.space.fingerprint() == plain.zo.space.fingerprint()
-    with_objective = ZOTrainer(tiny_model(), ZOConfig(**arguments), train_dataset=data, objective=LanguageModelling())
-    assert with_objective.args.remove_unused_columns is False
+    args = ZOConfig(**arguments)  # which one trainer after another may be given
+    without = ZOTrainer(tiny_model(), args, train_dataset=data)
+    with_objective = ZOTrainer(tiny_model(), args, train_dataset=data, objective=LanguageModelling())
+    assert without.args.remove_unused_columns is True and with_objective.args.remove_unused_columns is False
+
+    class Own(ZOTrainer):
+        def compute_loss(self, model, inputs, *given, **named):
+            return super().compute_loss(model, inputs, *given, **named)
+
+    assert Own(tiny_model(), args, train_dataset=data).args.remove_unused_columns is False
 
 
 def test_a_run_that_would_only_measure_is_refused(arguments) -> None:

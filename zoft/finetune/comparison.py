@@ -15,6 +15,7 @@ from zoft.finetune import refuse_evaluation_settings
 from zoft.finetune.asked_task import check_task
 from zoft.finetune.budget import LIMITS, ROWS, Budget, budget_of
 from zoft.finetune.named import NAMED, settings_of, unit_of_rate
+from zoft.trainer.refused import check_measuring
 
 DEFAULT = ("zo", "mezo", *FIRST_ORDER)
 METHODS = (*DEFAULT, *NAMED)
@@ -74,7 +75,13 @@ def read(argv: Sequence[str]) -> Comparison:
     if grid:
         _check_rates(runs)
     unit = words.config(methods[0], budget, leave_out=ROWS)
-    return Comparison({name: budget.share(name, run, unit) for name, run in runs.items()}, budget.equal, grid)
+    shared = {name: budget.share(name, run, unit) for name, run in runs.items()}
+    for name, run in shared.items():
+        try:
+            check_measuring(run.zo, run.training)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
+    return Comparison(shared, budget.equal, grid)
 
 
 def _sorted(argv: Sequence[str]) -> _Words:

@@ -47,8 +47,7 @@ class EarlierRun:
         """The settings of the run that hold beside `given`: none of its data under another task, none of its other files
         under another train_file, no label words beside a target column.
         """
-        own = {name: value for name, value in self.settings.items() if name not in given}
-        gone: set[str] = set()
+        gone = {name for name in given if name != "label_words"}  # of which one entry alone may be given
         if "task" in given and _named(given["task"]) != _named(self.settings.get("task")):
             gone.update(DATA)
         if "train_file" in given and not _same(given["train_file"], self.settings.get("train_file")):
@@ -57,7 +56,7 @@ class EarlierRun:
             gone.update(("label_words", "label_column"))
         if given.get("label_words") is not None:
             gone.add("target_column")
-        return {name: value for name, value in own.items() if name not in gone}
+        return {name: value for name, value in self.settings.items() if name not in gone}
 
     def told(self, config: RunConfig) -> str:
         """A line that says which settings of the run an evaluation took; empty where it took none."""

@@ -14,6 +14,7 @@ from zoft.governor import Evidence
 
 DECAY = 0.95  # of the history: about 20 steps
 FEWEST = 20  # steps of history before anything is refused
+FEWEST_OF_BLOCK = 5  # of them, steps of a block before its slopes are refused
 SMALLEST_SPREAD = 0.01  # of the mean loss: a loss that hardly varies is not thrown out for a percent
 SLOW = 0.99  # of the average whose climb is watched: about 100 steps
 SETTLED = 100  # steps after which that average means something
@@ -46,6 +47,8 @@ class Guard:
         self.climbed = False  # was the last verdict for a slow climb
         self._row = 0  # refused in a row
         self._rows: dict[int, int] = {}  # block -> those of its own steps
+        self._begun: dict[int, int] = {}  # block -> the first of them
+        self.waited = 0  # steps since the first refusal that led to the last verdict to rewind
         self._slow, self._passed = 0.0, 0  # average of the loss, and how many steps are in it
         self._first, self._lowest = math.nan, math.inf  # of that average, once it is 100 steps old
         self.restart()
@@ -54,11 +57,15 @@ class Guard:
     def good(self) -> bool:
         """Is this a place to come back to: nothing refused just now, and the slow average near its lowest."""
         if self._lowest == math.inf:  # the first 100 steps
-            return not self._row
+            return not self._refusing
         near = GOOD * self._least()
         if self._lowest <= 0.0:
             near = self._lowest + (GOOD - 1.0) * max(self._first - self._lowest, math.sqrt(self._spread))
-        return not self._row and self._passed >= SETTLED and self._slow <= near
+        return not self._refusing and self._passed >= SETTLED and self._slow <= near
+
+    @property
+    def _refusing(self) -> bool:
+        return self._row > 0 or any(self._rows.values())
 
     def rewound(self) -> None:
         """The weights are back at a good place: both averages begin again; what the lowest was is not forgotten."""
@@ -87,11 +94,17 @@ class Guard:
         self.refused += 1
         self._row += 1
         self._rows[evidence.block] = self._rows.get(evidence.block, 0) + 1
+        if self._rows[evidence.block] == 1:
+            self._begun[evidence.block] = evidence.step
         if max(self._row, self._rows[evidence.block]) < self.patience:
             return "refuse"
         if self.may_rewind:
+            self.waited = max(self._row - 1, evidence.step - self._begun[evidence.block])
             return "rewind"
-        if finite:
+        if finite and self._row < self.patience:  # a new level of this block alone
+            self._squares.pop(evidence.block, None)
+            self._rows[evidence.block] = 0
+        elif finite:
             self.restart()
         return "refuse"
 
@@ -100,7 +113,10 @@ class Guard:
             return False
         spread = max(math.sqrt(self._spread), SMALLEST_SPREAD * abs(self._loss))
         count, usual = self._squares.get(block, (0, 0.0))
-        return loss > self._loss + self.threshold * spread or (count >= FEWEST and square > self.threshold**2 * usual)
+        if count < FEWEST:  # too short a history of its own: rather that of the steepest block
+            usual = max((other for _, other in self._squares.values()), default=0.0)
+        jumps = count >= FEWEST_OF_BLOCK and square > self.threshold**2 * usual
+        return jumps or loss > self._loss + self.threshold * spread
 
     def _remember(self, loss: float, square: float, block: int) -> None:
         count, usual = self._squares.get(block, (0, 0.0))
@@ -128,7 +144,10 @@ class Guard:
     def state(self) -> dict[str, Any]:
         return {
             "refused": self.refused, "row": self._row, "count": self._count, "loss": self._loss,
-            "spread": self._spread, "squares": dict(self._squares), "rows": dict(self._rows),
+            "spread": self._spread, "blocks": [
+                [block, *self._squares.get(block, (0, 0.0)), self._rows.get(block, 0), self._begun.get(block, 0)]
+                for block in sorted({*self._squares, *self._rows})
+            ],
             "slow": self._slow, "passed": self._passed,
             "first": None if math.isnan(self._first) else self._first,
             "lowest": None if self._lowest == math.inf else self._lowest,
@@ -137,8 +156,10 @@ class Guard:
     def load(self, state: dict[str, Any]) -> None:
         self.refused, self._row, self._count = state["refused"], state["row"], state["count"]
         self._loss, self._spread = state["loss"], state["spread"]
-        self._squares = dict(state["squares"]) if "squares" in state else {0: (state["count"], state["square"])}
-        self._rows = dict(state.get("rows", {}))
+        blocks = state["blocks"] if "blocks" in state else [[0, state["count"], state["square"], state["row"], 0]]
+        self._squares = {block: (count, square) for block, count, square, _, _ in blocks}
+        self._rows = {block: row for block, _, _, row, _ in blocks}
+        self._begun = {block: begun for block, _, _, _, begun in blocks}
         self._slow, self._passed = state["slow"], state["passed"]
         self._first = math.nan if state["first"] is None else state["first"]
         self._lowest = math.inf if state["lowest"] is None else state["lowest"]

@@ -102,8 +102,9 @@ class Rewinding(TrainerCallback):
     def _rewind(self, args: Any, state: Any, control: Any) -> None:
         here = self.optimizer.steps
         start = self._anchors[0].step
-        climbed = self.steering.guard is not None and self.steering.guard.climbed
-        target = self._anchors[-1].step if climbed else max(start, here - self._row - BEFORE)
+        guard = self.steering.guard
+        climbed, waited = (False, 0) if guard is None else (guard.climbed, guard.waited + 1)
+        target = self._anchors[-1].step if climbed else max(start, here - max(self._row, waited) - BEFORE)
         anchor = next(a for a in reversed(self._anchors) if a.step <= target)
         header = replace(self._header(), first=start, rule_state=self._anchors[0].rule_state)
         recorded = self.recording is not None and args.should_save

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
         """
         Args:
             model, args and all keyword arguments of `transformers.Trainer`.
-            objective: `zoft.objectives.Objective`, how a batch is scored; None: the loss that the model returns.
+            objective: `zoft.objectives.Objective`, how a batch is scored; None: the loss that the model returns. Then columns
+                that the model does not take are left out, as Trainer does; for a collator that needs them set
+                remove_unused_columns=False. A `compute_loss` of your own gets all.
         """
         args = ZOConfig() if args is None else args
         if not isinstance(args, ZOConfig):
@@ -47,7 +50,8 @@ class ZOTrainer(ZOMixin, ObjectiveTrainer):
                 f"ZOTrainer takes a ZOConfig, but {type(args).__name__} was given; for a stock Trainer use ZOCallback"
             )
         if args.remove_unused_columns is None:
-            args.remove_unused_columns = objective is None
+            args = copy.copy(args)  # which may serve another trainer
+            args.remove_unused_columns = objective is None and type(self).compute_loss is ObjectiveTrainer.compute_loss
         whole = args.save_only_model
         if isinstance(model, nn.Module) and any(map(is_sharded, model.parameters())):
             check_sharded(model, args, args.zo_settings())
