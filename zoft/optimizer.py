@@ -128,7 +128,8 @@ class ZOOptimizer(torch.optim.Optimizer):
         check_panels(panels, perturbation, row_budget)
         check_count("zo_merge_every", merge_every)
         perturbation = choose_perturbation(perturbation, trainable, eps=eps, distribution=law, plain=plain)
-        rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation, free=_free_on_all(trainable))
+        free = _free_on_all(trainable) if weight_rounding == "auto" else None
+        rounding = choose_rounding(trainable, weight_rounding, perturbation=perturbation, free=free)
         self.rule = make_rule(rule, **(rule_settings or {}))
         self.space = ParameterSpace(
             model,

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from zoft.errors import UsageError
+from zoft.limits import human_bytes
 from zoft.report.figure import plot_run, series
-from zoft.report.table import human_bytes
 
 HISTORY = [
     {"step": 0, "eval_loss": 0.7, "eval_accuracy": 0.5},

@@ -95,7 +95,7 @@ def _tuned(config: RunConfig, grid: Sequence[float], folder: Path) -> RunConfig:
 def table(asked: Comparison, found: Mapping[str, Sequence[Summary]]) -> str:
     """A row a method, as a Markdown table; means over the seeds."""
     from zoft.finetune.seeds import Spread
-    from zoft.report.table import human_bytes
+    from zoft.limits import human_bytes
 
     metric = next(iter(found.values()))[0].metric
     head = ["method", "learning rate", f"{metric} before", f"{metric} after", "steps", "forwards", "backwards",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, Trainer
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback
 
 HIDDEN = ("stability/", "zo/")  # a reading of the monitor is some 15 numbers
 ENDS = ("_runtime", "_per_second", "_model_preparation_time", "total_flos")
@@ -25,18 +25,19 @@ def brief(logs: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class BriefProgress(ProgressCallback):
+class _Brief(TrainerCallback):
+    """Before a callback that prints what is logged."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        super().on_log(args, state, control, logs=brief(logs or {}), **kwargs)
+
+
+class BriefProgress(_Brief, ProgressCallback):
     """Transformers' bar and lines."""
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        super().on_log(args, state, control, logs=brief(logs or {}), **kwargs)
 
-
-class BriefPrinter(PrinterCallback):
+class BriefPrinter(_Brief, PrinterCallback):
     """Transformers' lines where there is no bar (`disable_tqdm=true`)."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        super().on_log(args, state, control, logs=brief(logs or {}), **kwargs)
 
 
 def show_briefly(trainer: Trainer) -> None:

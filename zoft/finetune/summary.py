@@ -131,8 +131,8 @@ def closing_words(summary: Summary, trainer: TaskEvaluation, materials: Material
 
 def _memory_rows(trainer: TaskEvaluation, materials: Materials) -> list[tuple[str, str]]:
     """Peak bytes of tensors in one step on this model and batch size, both measured now."""
+    from zoft.limits import human_bytes
     from zoft.report.memory import weight_bytes
-    from zoft.report.table import human_bytes
 
     weights = weight_bytes(materials.model)
     zo, adamw = (step_bytes(method, trainer, materials) for method in ("zo", "adamw"))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoft.limits import human_bytes as human_bytes  # which tables write sizes with
-
 
 def aligned(rows: Sequence[tuple[str, str]]) -> str:
     """One line a fact, names and values below each other.

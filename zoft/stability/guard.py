@@ -8,9 +8,11 @@ slowly that its recent history climbs with it (docs/experiments.md: threefold wi
 from __future__ import annotations
 
 import math
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 from zoft.governor import Evidence
+from zoft.stability.averages import blend_weight
 
 DECAY = 0.95  # of the history: about 20 steps
 FEWEST = 20  # steps of history before anything is refused
@@ -22,6 +24,16 @@ SMALLEST_LOSS = 0.05  # of the loss at the beginning: below it nothing counts as
 GOOD = 1.25  # x the lowest slow average: up to here is a place to come back to
 
 Verdict = Literal["pass", "refuse", "rewind"]
+
+
+@dataclass
+class _OfBlock:
+    """History of the steps of one block of layers."""
+
+    count: int = 0  # passed
+    square: float = 0.0  # the average of their p^2
+    row: int = 0  # refused in a row
+    begun: int = 0  # the first of these
 
 
 class Guard:
@@ -46,8 +58,6 @@ class Guard:
         self.refused = 0  # in all
         self.climbed = False  # was the last verdict for a slow climb
         self._row = 0  # refused in a row
-        self._rows: dict[int, int] = {}  # block -> those of its own steps
-        self._begun: dict[int, int] = {}  # block -> the first of them
         self.waited = 0  # steps since the first refusal that led to the last verdict to rewind
         self._slow, self._passed = 0.0, 0  # average of the loss, and how many steps are in it
         self._first, self._lowest = math.nan, math.inf  # of that average, once it is 100 steps old
@@ -65,7 +75,7 @@ class Guard:
 
     @property
     def _refusing(self) -> bool:
-        return self._row > 0 or any(self._rows.values())
+        return self._row > 0 or any(own.row for own in self._blocks.values())
 
     def rewound(self) -> None:
         """The weights are back at a good place: both averages begin again; what the lowest was is not forgotten."""
@@ -75,59 +85,57 @@ class Guard:
     def restart(self) -> None:
         """Forget the history: after a rewind, or when the loss has found a new level."""
         self._count, self._loss, self._spread, self._row = 0, 0.0, 0.0, 0
-        self._squares: dict[int, tuple[int, float]] = {}  # block -> steps, and the average of their p^2
-        self._rows = {}
+        self._blocks: dict[int, _OfBlock] = {}
 
     def judge(self, evidence: Evidence) -> Verdict:
         """What to do with this step; a step that passes enters the history."""
         square = math.fsum(p * p for p in evidence.slopes) / len(evidence.slopes)
         finite = math.isfinite(evidence.loss) and math.isfinite(square)
-        self.climbed = False
-        if finite and not self._far(evidence.loss, square, evidence.block):
-            self._row = self._rows[evidence.block] = 0
+        self.climbed, own = False, self._blocks.setdefault(evidence.block, _OfBlock())
+        if finite and not self._far(evidence.loss, square, own):
+            self._row = own.row = 0
             if not square:  # all losses equal, as scores may be: nothing moves, nothing is learnt of the scatter
                 return "pass"
-            self._remember(evidence.loss, square, evidence.block)
+            self._remember(evidence.loss, square, own)
             self.climbed = self.may_rewind and self.rise is not None and self._slow > self._most(self.rise)
             self.refused += self.climbed
             return "rewind" if self.climbed else "pass"
         self.refused += 1
         self._row += 1
-        self._rows[evidence.block] = self._rows.get(evidence.block, 0) + 1
-        if self._rows[evidence.block] == 1:
-            self._begun[evidence.block] = evidence.step
-        if max(self._row, self._rows[evidence.block]) < self.patience:
+        if not own.row:
+            own.begun = evidence.step
+        own.row += 1
+        if max(self._row, own.row) < self.patience:
             return "refuse"
         if self.may_rewind:
-            self.waited = max(self._row - 1, evidence.step - self._begun[evidence.block])
+            self.waited = max(self._row - 1, evidence.step - own.begun)
             return "rewind"
         if finite and self._row < self.patience:  # a new level of this block alone
-            self._squares.pop(evidence.block, None)
-            self._rows[evidence.block] = 0
+            self._blocks[evidence.block] = _OfBlock()
         elif finite:
             self.restart()
         return "refuse"
 
-    def _far(self, loss: float, square: float, block: int) -> bool:
+    def _far(self, loss: float, square: float, own: _OfBlock) -> bool:
         if self._count < FEWEST:
             return False
         spread = max(math.sqrt(self._spread), SMALLEST_SPREAD * abs(self._loss))
-        count, usual = self._squares.get(block, (0, 0.0))
-        if count < FEWEST:  # too short a history of its own: rather that of the steepest block
-            usual = max((other for _, other in self._squares.values()), default=0.0)
-        jumps = count >= FEWEST_OF_BLOCK and square > self.threshold**2 * usual
+        usual = own.square
+        if own.count < FEWEST:  # too short a history of its own: rather that of the steepest block
+            usual = max(other.square for other in self._blocks.values())
+        jumps = own.count >= FEWEST_OF_BLOCK and square > self.threshold**2 * usual
         return jumps or loss > self._loss + self.threshold * spread
 
-    def _remember(self, loss: float, square: float, block: int) -> None:
-        count, usual = self._squares.get(block, (0, 0.0))
-        self._squares[block] = count + 1, usual + max(1.0 - DECAY, 1.0 / (count + 1)) * (square - usual)
-        weight = max(1.0 - DECAY, 1.0 / (self._count + 1))
+    def _remember(self, loss: float, square: float, own: _OfBlock) -> None:
+        own.square += blend_weight(DECAY, own.count) * (square - own.square)
+        own.count += 1
+        weight = blend_weight(DECAY, self._count)
         deviation = loss - self._loss if self._count else 0.0
         self._loss = self._loss + weight * deviation if self._count else loss
         self._spread += weight * (deviation**2 - self._spread)
         self._count += 1
+        self._slow += blend_weight(SLOW, self._passed) * (loss - self._slow)
         self._passed += 1
-        self._slow += max(1.0 - SLOW, 1.0 / self._passed) * (loss - self._slow)
         if self._passed >= SETTLED:
             self._first = self._slow if math.isnan(self._first) else self._first
             self._lowest = min(self._lowest, self._slow)
@@ -144,10 +152,7 @@ class Guard:
     def state(self) -> dict[str, Any]:
         return {
             "refused": self.refused, "row": self._row, "count": self._count, "loss": self._loss,
-            "spread": self._spread, "blocks": [
-                [block, *self._squares.get(block, (0, 0.0)), self._rows.get(block, 0), self._begun.get(block, 0)]
-                for block in sorted({*self._squares, *self._rows})
-            ],
+            "spread": self._spread, "blocks": [[block, *astuple(self._blocks[block])] for block in sorted(self._blocks)],
             "slow": self._slow, "passed": self._passed,
             "first": None if math.isnan(self._first) else self._first,
             "lowest": None if self._lowest == math.inf else self._lowest,
@@ -157,9 +162,7 @@ class Guard:
         self.refused, self._row, self._count = state["refused"], state["row"], state["count"]
         self._loss, self._spread = state["loss"], state["spread"]
         blocks = state["blocks"] if "blocks" in state else [[0, state["count"], state["square"], state["row"], 0]]
-        self._squares = {block: (count, square) for block, count, square, _, _ in blocks}
-        self._rows = {block: row for block, _, _, row, _ in blocks}
-        self._begun = {block: begun for block, _, _, _, begun in blocks}
+        self._blocks = {block: _OfBlock(*own) for block, *own in blocks}
         self._slow, self._passed = state["slow"], state["passed"]
         self._first = math.nan if state["first"] is None else state["first"]
         self._lowest = math.inf if state["lowest"] is None else state["lowest"]
