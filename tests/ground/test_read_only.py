@@ -10,7 +10,9 @@ from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.perturb import InPlace, ReadOnly, evaluation_mode
 from zoft.read_only import ReadOnlyView
+from zoft.scratch import ALIGNMENT
 from zoft.space import ParameterSpace
+from zoft.vectors import Vectors
 
 EPS = 2.0**-10
 DIRECTION = Direction(seed=3, step=5)
@@ -357,6 +359,17 @@ def test_a_large_layer_read_outside_its_module_is_displaced_whole(monkeypatch: p
 
 def hidden_of(model: TiedLM, ids: torch.Tensor) -> torch.Tensor:
     return model.norm(torch.tanh(model.hidden(model.embed(ids))) * model.scale)
+
+
+def test_every_displaced_vector_begins_at_a_round_address() -> None:
+    """Kernels and products read 16 bytes at once only there; one of odd length must not shift those behind it."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7), nn.LayerNorm(7)).to(torch.bfloat16)
+    space = ParameterSpace(model)
+    copies = Vectors(space, {slot for slot in space.slots if slot.name.startswith("2.")})
+    with torch.no_grad():
+        shown = copies.displaced(set(space.slots), (Move(()),))
+    assert [copy.data_ptr() % ALIGNMENT for copy in shown.values()] == [0] * 4
+    assert all(torch.equal(copy, slot.weight.to(copy.dtype)) for slot, copy in shown.items())
 
 
 def test_vectors_are_displaced_in_one_sweep_a_pass(model: TiedLM, monkeypatch: pytest.MonkeyPatch) -> None:
