@@ -24,8 +24,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from zoft.directions.address import Window
-from zoft.errors import UsageError
 from zoft.directions.roots import root
+from zoft.errors import UsageError
 
 if TYPE_CHECKING:
     from zoft.directions.direction import Direction

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import triton
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # decided when Triton is imported
 SIGNS, QUADS, FLAT = range(3)
@@ -130,6 +131,21 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 def aligned(columns: int, *tensors: torch.Tensor) -> bool:
     """May 16 bytes be read at once?"""
     return columns % 16 == 0 and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
+def untraced(*tensors: torch.Tensor | None) -> bool:
+    """May a kernel be launched past torch's dispatcher, which takes twice as long as all the rest of a launch?
+
+    Not where somebody looks on: torch.compile, a dispatch mode, or tensors of a kind of their own.
+    """
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+        return False
+    return all(tensor is None or type(tensor) is torch.Tensor for tensor in tensors)
+
+
+def written(*tensors: torch.Tensor | None) -> None:
+    """Tell autograd, as the dispatcher does: a graph that needs what stood there before must not be walked."""
+    torch.autograd.graph.increment_version([t for t in tensors if t is not None and not t.is_inference()])
 
 
 def on(device: torch.device) -> AbstractContextManager:
