@@ -33,7 +33,7 @@ def loops() -> list[tuple[str, Any, tuple[Any, ...], int, int]]:
     address = tuple(np.int64(n) for n in (NARROW_LANES, 11, 0, LANES, 5, 7, 9, 11, 13))
     return [
         ("Philox, 8 elements a block", random.philox_row, (bits, *address), LANES, 8),
-        ("normals from words", random.normal_rows, (noise, bits, count), LANES, 8),
+        ("normals from words", random.normal_rows, (noise, bits, count), 2 * LANES, 4),
         ("add normals, float32", normals.add_scaled, (single, noise, scale, count), LANES, 1),
         ("add normals, bfloat16", normals._add_bfloat, (stored, noise, noise + odd, scale, count), LANES // 2, 2),
         ("add signs, float32", signs.add_signs, (single, bits, np.int64(3), scale, count), LANES, 1),
