@@ -11,7 +11,8 @@ from zoft.backends import Backend, Move, Rounding, Target, Term, backend
 from zoft.bench.timing import Spread, interleave, ratio
 from zoft.directions import Direction, Distribution, Window
 
-SHAPE = (32768, 1024)  # 33.5 million elements
+COLUMNS = 1024
+BYTES = {"cpu": 1 << 27, "cuda": 1 << 29}  # several times the last cache: a share of fewer bytes would still lie in it
 STEP = 2.0**-10
 
 
@@ -44,14 +45,19 @@ def contestants(
 def run(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
-    shape: tuple[int, int] = SHAPE,
+    shape: tuple[int, int] | None = None,
     rounds: int = 9,
     backend_name: str = "auto",
     only: Sequence[str] = (),
     tell: Callable[[str], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row an op: median and quartiles over interleaved rounds, and how far from the limit."""
+    """One row an op: median and quartiles over interleaved rounds, and how far from the limit.
+
+    Args:
+        shape: of the weight; None: `BYTES` of the device, in rows of `COLUMNS`.
+    """
     ops = backend(backend_name, device)
+    shape = shape or (BYTES[torch.device(device).type] // (COLUMNS * dtype.itemsize), COLUMNS)
     chosen = {
         name: work
         for name, work in contestants(ops, dtype, shape, device)
