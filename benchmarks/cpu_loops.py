@@ -25,15 +25,15 @@ def loops() -> list[tuple[str, Any, tuple[Any, ...], int, int]]:
 
     generator = np.random.default_rng(0)
     words = generator.integers(0, 2**32, ROWS * NARROW_LANES, dtype=np.uint32)
-    z, acc = np.zeros(ROWS * NARROW_LANES, np.float32), np.full(LANES, 0.02, np.float32)
+    z, acc = np.zeros(2 * ROWS * NARROW_LANES, np.float32), np.full(LANES, 0.02, np.float32)
     half = np.full(LANES, 0x3C80, np.uint16)  # bfloat16
     kept.extend((words, z, acc, half))
     bits, noise, single, stored = (np.int64(array.ctypes.data) for array in (words, z, acc, half))
     count, scale, odd = np.int64(LANES), np.float32(1e-3), np.int64(2 * LANES)
     address = tuple(np.int64(n) for n in (NARROW_LANES, 11, 0, LANES, 5, 7, 9, 11, 13))
     return [
-        ("Philox, 4 elements a block", random.philox_row, (bits, *address), LANES, 4),
-        ("normals from words", random.normal_rows, (noise, bits, count), LANES, 4),
+        ("Philox, 8 elements a block", random.philox_row, (bits, *address), LANES, 8),
+        ("normals from words", random.normal_rows, (noise, bits, count), 2 * LANES, 4),
         ("add normals, float32", normals.add_scaled, (single, noise, scale, count), LANES, 1),
         ("add normals, bfloat16", normals._add_bfloat, (stored, noise, noise + odd, scale, count), LANES // 2, 2),
         ("add signs, float32", signs.add_signs, (single, bits, np.int64(3), scale, count), LANES, 1),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from zoft.directions import Direction, DirectionSource, Distribution, Window, draw, rounding_bits
+from zoft.directions import Direction, DirectionSource, Distribution, Window, draw, gaussian, rounding_bits
 from zoft.directions.philox import philox4x32
 from zoft.directions.roots import root
 from zoft.errors import UsageError
@@ -72,6 +72,31 @@ def test_moments(distribution, fourth) -> None:
     for shift in (1, 128 * 500, 4 * 500):  # neighbours in a row, in a block and in the next block
         flat = z.flatten()
         assert abs((flat[:-shift] * flat[shift:]).mean()) < error * 1.1
+
+
+def test_normals_over_all_words() -> None:
+    """Moments and tails over all 2^32 words, a pair of normals each: nothing is sampled.
+
+    The radius hangs on bits 8 to 31, the angle on bits 0 to 15: for each value of bits 8 to 15, which both have, the means over
+    the upper and the lower bits multiply.
+    """
+    radius = gaussian._radius(torch.arange(1 << 24) << 8).double().view(1 << 16, 256)  # [bits 16 to 31, bits 8 to 15]
+    every = torch.arange(1 << 16)
+    units = gaussian.box_muller((every, every, every, every))[:2].double() / gaussian._radius(every).double()
+    first, second = units.view(2, 256, 256)  # of length 1: [bits 8 to 15, bits 0 to 7]
+
+    def mean(power: int, of_angle: torch.Tensor) -> float:
+        return float((radius.pow(power).mean(dim=0) * of_angle.mean(dim=1)).mean())
+
+    for lane in (first, second):
+        assert abs(mean(1, lane)) < 1e-7 and abs(mean(3, lane.pow(3))) < 2e-6
+        assert abs(mean(2, lane.square()) - 1) < 1e-6
+        assert abs(mean(4, lane.pow(4)) - 3) < 2e-5 and abs(mean(6, lane.pow(6)) - 15) < 1e-3
+        for beyond, off in ((4.0, 0.001), (4.75, 0.01), (5.0, 0.03)):
+            far = radius[: int(math.exp(-(beyond**2) / 2) * (1 << 16)) + 2]  # the others are nearer than that
+            share = sum(float((row[:, None] * lane > beyond).double().mean()) for row in far) / (1 << 16)
+            assert share == pytest.approx(math.erfc(beyond / 2**0.5) / 2, rel=off)
+    assert abs(mean(2, first * second)) < 1e-12
 
 
 def test_rounding_bits_are_uniform() -> None:

@@ -88,11 +88,19 @@ def test_resume_goes_on_where_the_checkpoint_was(arguments, tmp_path: Path) -> N
     changes = {"output_dir": tmp_path / "part", "save_strategy": "steps", "save_steps": 2}
     assert main(arguments(**changes, resume_from_checkpoint=checkpoint)) == 0
     assert (tmp_path / "whole/model.safetensors").read_bytes() == (tmp_path / "part/model.safetensors").read_bytes()
+    assert _taken(tmp_path / "whole") == pytest.approx(4) and _taken(tmp_path / "part") == pytest.approx(2)
+
+
+def _taken(folder: Path) -> float:
+    """Steps of a run by its rate and its time."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return summary["steps_per_second"] * summary["seconds"]
 
 
 def test_max_time_stops_the_run(arguments, tmp_path: Path) -> None:
     assert main(arguments(max_steps=100_000, max_time="1s")) == 0
-    assert 1 <= json.loads((tmp_path / "out/summary.json").read_text())["steps"] < 100_000
+    steps = json.loads((tmp_path / "out/summary.json").read_text())["steps"]
+    assert 1 <= steps < 100_000 and _taken(tmp_path / "out") == pytest.approx(steps)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """First-order baselines: the same data and objective with gradients, and one table beside the zeroth-order methods."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -217,6 +218,19 @@ def test_what_makes_a_method_is_not_lost_to_a_setting_for_all(arguments) -> None
     runs = read([*arguments(), "learning_rate=auto", "zo_directions=8", "methods=zo,fzoo", "equal=steps"]).runs
     assert [run.zo.zo_directions for run in runs.values()] == [8, 8]
     assert all("=" in setting for name in NAMED for setting in settings_of(name))
+
+
+def test_a_setting_for_all_that_one_method_cannot_read_is_told_with_how_to_write_it(arguments) -> None:
+    asked = [*arguments(max_steps=6), "methods=zo,mezo,lora-adamw", "learning_rate=1e-3"]
+    for setting, refusing, instead in (
+        ("lora_r=4", "zo", "lora-adamw.lora_r=4"),
+        ("zo_momentum=0.9", "mezo", "zo.zo_momentum=0.9"),
+    ):
+        told = f"{setting} was given for all methods, and {refusing} refuses it (command line: {setting}"
+        with pytest.raises(UsageError, match=re.escape(told) + ".*" + re.escape(f"; write {instead} instead")):
+            read([*asked, setting])
+    with pytest.raises(UsageError, match=r"^command line: lora_r=4 is of tuning=lora"):  # nobody reads it
+        read([*arguments(max_steps=6), "methods=zo,mezo", "lora_r=4"])
 
 
 def test_each_method_gets_the_rate_of_its_grid_that_is_best_on_dev(

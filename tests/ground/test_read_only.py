@@ -377,11 +377,12 @@ def test_vectors_are_displaced_in_one_sweep_a_pass(model: TiedLM, monkeypatch: p
     space = ParameterSpace(model)
     sweeps: list[int] = []
     real = space.backend.sweep_
-    monkeypatch.setattr(space.backend, "axpby_", lambda target, moves, *rest: real([target], moves, *rest))
+    kind = type(space.backend)  # an attribute of the instance, which all tests share, would not be taken away again
+    monkeypatch.setattr(kind, "axpby_", lambda _, target, moves, *rest: real([target], moves, *rest))
     monkeypatch.setattr(
-        space.backend,
+        kind,
         "sweep_",
-        lambda targets, moves, *rest: (sweeps.append(len(targets)), real(targets, moves, *rest)),
+        lambda _, targets, moves, *rest: (sweeps.append(len(targets)), real(targets, moves, *rest)),
     )
     ids = torch.tensor([[1, 2, 3]])
     view = ReadOnlyView(space)

@@ -94,13 +94,15 @@ def _box_muller(z: Direction, window: Window, dtype: torch.dtype) -> torch.Tenso
     from zoft.directions.address import counters
     from zoft.directions.philox import philox4x32
 
-    words, _ = counters(window, z.counter_tag, 4, torch.device("cpu"))
+    words, _ = counters(window, z.counter_tag, 8, torch.device("cpu"))
     words, lanes = philox4x32(words, z.key), []
-    for first, turn in (words[:2], words[2:]):
-        radius = torch.sqrt(-2 * torch.log(((first >> 8) + 1).to(dtype) * 2.0**-24))
-        t = (2 * (((turn >> 6) & 0xFFFFFF) - (1 << 23)) + 1).to(dtype) * 2.0**-25
-        angle = ((turn >> 30).to(dtype) + t) * (torch.pi / 2)
-        lanes += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    for word in words:
+        radius = torch.sqrt(-2 * torch.log(((word >> 8) + 1).to(dtype) * 2.0**-24))
+        n = 256 * (word // 4 % 64) + word // 256 % 256
+        t = (2 * n + 1).to(dtype) * 2.0**-15 - 0.5
+        mirrored = torch.where(word % 2 == 1, 1 - t, t)  # bit 0: the first lane is the sine
+        quarters = torch.where(word // 2 % 2 == 1, torch.where(word % 2 == 1, -mirrored, 2 - mirrored), mirrored)
+        lanes += [radius * torch.cos(quarters * (torch.pi / 2)), radius * torch.sin(quarters * (torch.pi / 2))]
     return torch.stack(lanes, dim=1).reshape(-1, window.columns)[: window.rows]
 
 

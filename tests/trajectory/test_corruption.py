@@ -14,7 +14,7 @@ import pytest
 from tests.trajectory.runs import Tiny, recorded
 from zoft.trajectory import TrajectoryError, TrajectoryLog, replay
 from zoft.trajectory.compact import encode_compact
-from zoft.trajectory.frame import COMPACT, FULL, frame
+from zoft.trajectory.frame import COMPACT, FULL, VERSION, frame
 from zoft.trajectory.header import Header
 from zoft.trajectory.record import chain, record_bytes
 
@@ -117,10 +117,10 @@ def test_a_damaged_record_names_itself_and_spares_those_before(
 
 def test_another_version_is_refused(log: tuple[bytes, bytes, TrajectoryLog], tmp_path: Path) -> None:
     for data in log[:2]:
-        newer = data[:8] + struct.pack("<I", 2) + data[12:]
-        (tmp_path / "log").write_bytes(newer)
-        with pytest.raises(TrajectoryError, match="version 2 of the log format"):
-            TrajectoryLog.read(tmp_path / "log")
+        for other in (VERSION - 1, VERSION + 1):
+            (tmp_path / "log").write_bytes(data[:8] + struct.pack("<I", other) + data[12:])
+            with pytest.raises(TrajectoryError, match=f"version {other} of the log format, .* reads version {VERSION}"):
+                TrajectoryLog.read(tmp_path / "log")
 
 
 @pytest.mark.parametrize(

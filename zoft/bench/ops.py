@@ -11,7 +11,8 @@ from zoft.backends import Backend, Move, Rounding, Target, Term, backend
 from zoft.bench.timing import Spread, interleave, ratio, repeated
 from zoft.directions import Direction, Distribution, Window
 
-SHAPE, SHAPE_GPU = (32768, 1024), (262144, 1024)  # 33.5 million elements; there a launch is to be next to nothing
+COLUMNS = 1024
+BYTES = {"cpu": 1 << 27, "cuda": 1 << 29}  # several times the last cache: a share of fewer bytes would still lie in it
 CALLS_GPU = 8  # behind one another, so that Python makes the next ready meanwhile
 STEP = 2.0**-10
 
@@ -51,11 +52,16 @@ def run(
     only: Sequence[str] = (),
     tell: Callable[[str], object] | None = None,
 ) -> list[dict[str, Any]]:
-    """One row an op: median and quartiles over interleaved rounds, and how far from the limit."""
-    ops, on_gpu = backend(backend_name, device), torch.device(device).type == "cuda"
-    shape = shape or (SHAPE_GPU if on_gpu else SHAPE)
+    """One row an op: median and quartiles over interleaved rounds, and how far from the limit.
+
+    Args:
+        shape: of the weight; None: `BYTES` of the device, in rows of `COLUMNS`.
+    """
+    ops = backend(backend_name, device)
+    calls = CALLS_GPU if torch.device(device).type == "cuda" else 1
+    shape = shape or (BYTES[torch.device(device).type] // (COLUMNS * dtype.itemsize), COLUMNS)
     chosen = {
-        name: repeated(work, CALLS_GPU if on_gpu else 1)
+        name: repeated(work, calls)
         for name, work in contestants(ops, dtype, shape, device)
         if name == "limit" or not only or any(word in name for word in only)
     }

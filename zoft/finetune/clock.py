@@ -1,4 +1,4 @@
-"""`max_time`: a run that stops by the clock."""
+"""`max_time`: a run that stops by the clock. And how many of a run's steps were taken in this process."""
 
 from __future__ import annotations
 
@@ -8,6 +8,20 @@ from typing import Any
 from transformers import TrainerCallback
 
 from zoft.distributed import gather
+
+
+class TakenHere(TrainerCallback):
+    """Steps taken since training began here: those before a checkpoint that it went on from are not among them."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self._first = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._first = state.global_step
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps = state.global_step - self._first
 
 
 class MaxTime(TrainerCallback):

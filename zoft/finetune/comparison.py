@@ -70,7 +70,7 @@ def read(argv: Sequence[str]) -> Comparison:
         _check_preset(name, words)
     budget = budget_of(words.own, _values(words.shared))
     grid = _grid(words.own["grid"]) if "grid" in words.own else ()
-    runs = {name: words.config(name, budget) for name in methods}
+    runs = {name: _config_of(name, methods, words, budget) for name in methods}
     _check_units(runs, words)
     if grid:
         _check_rates(runs)
@@ -100,6 +100,32 @@ def _sorted(argv: Sequence[str]) -> _Words:
         else:
             words.shared.append(argument)
     return words
+
+
+def _config_of(name: str, methods: Sequence[str], words: _Words, budget: Budget) -> RunConfig:
+    """One method's run; where it refuses a setting for all methods that others take, the error says how to write that."""
+    try:
+        return words.config(name, budget)
+    except UsageError as error:
+        for setting in words.shared:
+            without = replace(words, shared=[other for other in words.shared if other != setting])
+            if setting.startswith("recipe=") or not _loads(name, without, budget):
+                continue
+            taking = [other for other in methods if other != name and _loads(other, words, budget)]
+            if taking:
+                raise UsageError(
+                    f"{setting} was given for all methods, and {name} refuses it ({error}); write "
+                    f"{' '.join(f'{other}.{setting}' for other in taking)} instead"
+                ) from error
+        raise
+
+
+def _loads(name: str, words: _Words, budget: Budget) -> bool:
+    try:
+        words.config(name, budget)
+    except UsageError:
+        return False
+    return True
 
 
 def _values(settings: Sequence[str]) -> dict[str, str]:

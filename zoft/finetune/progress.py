@@ -28,6 +28,8 @@ def brief(logs: Mapping[str, Any]) -> dict[str, Any]:
 class _Brief(TrainerCallback):
     """Before a callback that prints what is logged."""
 
+    reads_weights = False  # so a step's update need not be finished before it
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         super().on_log(args, state, control, logs=brief(logs or {}), **kwargs)
 

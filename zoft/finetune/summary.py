@@ -25,7 +25,7 @@ class Summary:
     before: float  # of `metric` on the test split
     after: float
     steps: int
-    steps_per_second: float  # of training, evaluations included
+    steps_per_second: float  # of those taken in this process, evaluations included
     skipped_steps: int
     best_step: int | None  # the step whose weights are kept; None: the last
     folder: str
@@ -44,12 +44,17 @@ class Summary:
         cls,
         config: RunConfig,
         trainer: TaskEvaluation,
+        taken: int,
         training: dict[str, float],
         before: dict[str, float],
         after: dict[str, float],
         peak_bytes: int | None = None,
     ) -> Summary:
-        """From the metrics of Trainer."""
+        """From the metrics of Trainer, whose own steps a second are the steps asked for by the time of those taken.
+
+        Args:
+            taken: steps of this process: a run that goes on from a checkpoint has more.
+        """
         found = [key for key in after if key.startswith("test_") and key not in _NOT_METRICS]
         metric = found[0] if found else "test_loss"
         return cls(
@@ -59,7 +64,7 @@ class Summary:
             after=after[metric],
             official={key.removeprefix("test_"): (before[key], after[key]) for key in found[1:]},
             steps=trainer.state.global_step,
-            steps_per_second=training["train_steps_per_second"],
+            steps_per_second=taken / training["train_runtime"],
             skipped_steps=getattr(trainer, "zo_skipped_steps", 0),  # a first-order trainer skips none
             best_step=_best_step(trainer),
             folder=trainer.args.output_dir or "",
@@ -101,11 +106,12 @@ def closing_words(summary: Summary, trainer: TaskEvaluation, materials: Material
 
     folder = Path(summary.folder)
     (folder / "summary.json").write_text(json.dumps(asdict(summary), indent=1))
+    rate = summary.steps_per_second  # 0: a run that had ended before
     rows = [
         (f"test {summary.metric} before", f"{summary.before:.3f}"),
         (f"test {summary.metric} after", f"{summary.after:.3f}"),
         *((f"test {name}", f"{a:.3f} before, {b:.3f} after") for name, (a, b) in summary.official.items()),
-        ("steps", f"{summary.steps}, {summary.steps_per_second:.1f} a second"),
+        ("steps", f"{summary.steps}" + (f", {rate:.1f} a second" if rate else ", all of them before")),
     ]
     if summary.best_step is not None:
         rows.append(("best step", f"{summary.best_step}, whose weights were loaded at the end and are kept"))

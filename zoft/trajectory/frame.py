@@ -10,7 +10,7 @@ import struct
 
 from zoft.trajectory.errors import TrajectoryError
 
-VERSION = 1
+VERSION = 2  # 1: normals took two words a pair
 FULL, COMPACT = b"zoft-log", b"zoft-cpt"
 DIGEST_BYTES = 16
 HEADER_LIMIT = 1 << 26  # bytes: a header of 500,000 parameters

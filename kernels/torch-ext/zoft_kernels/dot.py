@@ -47,16 +47,16 @@ def dot_kernel(
     first, last = tl.maximum(row - base, 0).to(tl.int32), tl.minimum(row + rows - base, 128).to(tl.int32)
     corner = (base - row) * columns + local  # offset of the block's first row
     zero = tl.full([], 0, tl.int32)  # makes tensors of numbers in the interpreter, whose ranges count in int
-    for group in range(first // 4, (last + 3) // 4):  # fours of rows that the window has
-        top = zero + 4 * group
+    for group in range(first // 8, (last + 7) // 8):  # eights of rows that the window has
+        top = zero + 8 * group
         shift = corner + top * columns
         if FORMS == ONLY_SIGNS:
-            word = pick(words, top >> 5) >> (top & 31).to(tl.uint32)  # the four rows' signs are its lowest bits
+            word = pick(words, top >> 5) >> (top & 31).to(tl.uint32)  # the eight rows' signs are its lowest bits
         else:
-            words = draw_term(term, ((base + top) >> 2) * total_columns + at_column, stream)
-        for pair in tl.static_range(2):
+            words = draw_term(term, ((base + top) >> 3) * total_columns + at_column, stream)
+        for pair in tl.static_range(4):
             if FORMS != ONLY_SIGNS:
-                normals = normal_pair(words[2 * pair], words[2 * pair + 1])
+                normals = normal_pair(words[pair])
             for half in tl.static_range(2):
                 down = 2 * pair + half
                 mask = inside & (top + down >= first) & (top + down < last)

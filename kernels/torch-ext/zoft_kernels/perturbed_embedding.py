@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from .launch import KINDS, REGISTERS, Moves, Window, aligned, bits, on
-from .random import normal_pair, sign_bit
+from .random import normal_pair, pick, sign_bit
 from .storage import NEAREST, load, round_value, store
 from .tile import ONLY_NORMALS, ONLY_SIGNS, add_signed, draw_term, factor_of
 
@@ -43,10 +43,9 @@ def embedding_kernel(
         if FORMS != ONLY_SIGNS and FORMS != ONLY_NORMALS:
             is_normal = tl.load(address + 2) == 1
         if is_normal:
-            words = draw_term(address, (at >> 2) * total_columns + column + local, stream)
-            low = (lane & 3) < 2
-            c, s = normal_pair(tl.where(low, words[0], words[2]), tl.where(low, words[1], words[3]))
-            value += tl.where((lane & 1) == 0, c, s).to(value.dtype) * factor
+            words = draw_term(address, (at >> 3) * total_columns + column + local, stream)
+            even, odd = normal_pair(pick(words, (lane & 7) >> 1))
+            value += tl.where((lane & 1) == 0, even, odd).to(value.dtype) * factor
         else:
             signs = draw_term(address, (at >> 7) * total_columns + column + local, stream)
             value = add_signed(value, sign_bit(signs, lane >> 5, lane), factor, KIND)

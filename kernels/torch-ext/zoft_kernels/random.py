@@ -37,12 +37,12 @@ def half_word(words, lane):
 
 
 @triton.jit
-def normal_pair(first, turn):
-    """Two normals from two words by Box-Muller with short polynomials: (r cos, r sin), float32.
+def normal_pair(word):
+    """Two normals from one word by Box-Muller with short polynomials: lanes 2 w and 2 w + 1, float32.
 
     Products and sums must be rounded one at a time: compile with enable_fp_fusion=False.
     """
-    u = ((first >> 8) + 1).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
+    u = ((word >> 8) + 1).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
     bits = u.to(tl.int32, bitcast=True)
     exponent = (bits - 0x3F3504F3) >> 23
     f = (bits - (exponent << 23)).to(tl.float32, bitcast=True) - 1.0
@@ -55,17 +55,16 @@ def normal_pair(first, turn):
     tail = tail * f + -0.49999991059303284
     log = exponent.to(tl.float32) * 0.6931471824645996 + (f + (f * f) * tail)
     radius = tl.sqrt_rn(-2.0 * log)
-    t = (2 * (((turn >> 6) & 0xFFFFFF).to(tl.int32) - 8388608) + 1).to(tl.float32) * 2.9802322387695312e-08
+    # the mantissa of a float in (1, 2): bits 2 to 7, then 8 to 15, and a half
+    mantissa = ((word << 15) & 0x007E0000) | ((word << 1) & 0x0001FE00) | 0x3F800100
+    t = mantissa.to(tl.float32, bitcast=True) - 1.5
     square = t * t
     sine = -0.004602177068591118 * square + 0.07968022674322128
     sine = sine * square + -0.6459634900093079
-    sine = t * (sine * square + 1.5707963705062866)
+    short = radius * (t * (sine * square + 1.5707963705062866))
     cosine = -0.020408352836966515 * square + 0.2535986304283142
     cosine = cosine * square + -1.2336970567703247
     cosine = cosine * square + 1.0
-    quadrant = (turn >> 30).to(tl.int32)
-    swap = (quadrant & 1) == 1
-    c, s = tl.where(swap, sine, cosine), tl.where(swap, cosine, sine)
-    c = tl.where((quadrant == 1) | (quadrant == 2), -c, c)
-    s = tl.where(quadrant >= 2, -s, s)
-    return radius * c, radius * s
+    long = radius * tl.where((word & 2) == 0, cosine, -cosine)
+    swap = (word & 1) == 1
+    return tl.where(swap, short, long), tl.where(swap, long, short)

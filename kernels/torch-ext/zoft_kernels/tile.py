@@ -4,7 +4,7 @@ A program owns 128 rows (the rows that share one Philox block of signs) by COLUM
 time. How it draws:
 
     SIGNS   one move of one or two terms of signs, copies along one direction of signs: drawn once for all 128 rows
-    QUADS   anything: rows in fours, which share a Philox block of normals; signs are drawn again for each group
+    QUADS   anything: rows in fours, half of those that share a Philox block of normals; signs are drawn again for each group
     FLAT    the same for few columns: QUAD_ELEMENTS consecutive (four rows, column) pairs
 
 Tables: row m < moves is (key of the rounding bits, first term, end of terms) with the decay as its value; then the points in
@@ -142,20 +142,21 @@ def _sign_tile(
 
 
 @triton.jit
-def _add_term(quad, term, factor, sign_block, quad_block, lane, stream, KIND: tl.constexpr, FORMS: tl.constexpr):
+def _add_term(quad, term, factor, sign_block, eight_block, lane, stream, KIND: tl.constexpr, FORMS: tl.constexpr):
     """One term added to four rows, whose first is `lane` modulo 128."""
     v0, v1, v2, v3 = quad
     is_normal = FORMS == ONLY_NORMALS
     if FORMS != ONLY_SIGNS and FORMS != ONLY_NORMALS:
         is_normal = tl.load(term + 2) == 1
     if is_normal:
-        words = draw_term(term, quad_block, stream)
-        c, s = normal_pair(words[0], words[1])
-        v0 += c.to(v0.dtype) * factor
-        v1 += s.to(v1.dtype) * factor
-        d, t = normal_pair(words[2], words[3])
-        v2 += d.to(v2.dtype) * factor
-        v3 += t.to(v3.dtype) * factor
+        words = draw_term(term, eight_block, stream)
+        upper = (lane & 4) == 0
+        first, second = normal_pair(tl.where(upper, words[0], words[2]))
+        v0 += first.to(v0.dtype) * factor
+        v1 += second.to(v1.dtype) * factor
+        third, fourth = normal_pair(tl.where(upper, words[1], words[3]))
+        v2 += third.to(v2.dtype) * factor
+        v3 += fourth.to(v3.dtype) * factor
     else:  # these words have another shape and therefore another name
         signs = draw_term(term, sign_block, stream)
         which = lane >> 5
@@ -168,23 +169,23 @@ def _add_term(quad, term, factor, sign_block, quad_block, lane, stream, KIND: tl
 
 @triton.jit
 def _add_terms(
-    quad, entry, table, values, sign_block, quad_block, lane, stream, KIND: tl.constexpr, FORMS: tl.constexpr
+    quad, entry, table, values, sign_block, eight_block, lane, stream, KIND: tl.constexpr, FORMS: tl.constexpr
 ):  # fmt: skip
     """The terms of the move or point at `entry`, in order."""
     v0, v1, v2, v3 = quad
     for term in range(tl.load(entry + 1), tl.load(entry + 2)):
         factor = factor_of(values + term, KIND)
         v0, v1, v2, v3 = _add_term(
-            (v0, v1, v2, v3), table + 3 * term, factor, sign_block, quad_block, lane, stream, KIND, FORMS
+            (v0, v1, v2, v3), table + 3 * term, factor, sign_block, eight_block, lane, stream, KIND, FORMS
         )
     return v0, v1, v2, v3
 
 
 @triton.jit
-def _round_quad(quad, key, bits_block, lane, stream, KIND: tl.constexpr, ROUNDING: tl.constexpr):
+def _round_quad(quad, key, eight_block, lane, stream, KIND: tl.constexpr, ROUNDING: tl.constexpr):
     v0, v1, v2, v3 = quad
     if dithered(KIND, ROUNDING):
-        words = _rounding_words(bits_block, stream, key)
+        words = _rounding_words(eight_block, stream, key)
         v0 = round_value(v0, half_word(words, lane & 7), KIND, ROUNDING)
         v1 = round_value(v1, half_word(words, (lane + 1) & 7), KIND, ROUNDING)
         v2 = round_value(v2, half_word(words, (lane + 2) & 7), KIND, ROUNDING)
@@ -197,17 +198,16 @@ def _round_quad(quad, key, bits_block, lane, stream, KIND: tl.constexpr, ROUNDIN
 
 @triton.jit
 def _quad_tile(
-    memory, table, values, moves, points, place, copy_elements, quad_row, sign_row, bits_row, local,
+    memory, table, values, moves, points, place, copy_elements, quad_row, sign_row, eight_row, local,
     KIND: tl.constexpr, ROUNDING: tl.constexpr, DECAYS: tl.constexpr, STORE_LOW: tl.constexpr, MOVING: tl.constexpr,
     FORMS: tl.constexpr,
 ):  # fmt: skip
-    """Rows quad_row .. quad_row + 3; `sign_row` and `bits_row` are quad_row >> 7 and >> 3 in their cheapest shapes."""
+    """Rows quad_row .. quad_row + 3; `sign_row` and `eight_row` are quad_row >> 7 and >> 3 in their cheapest shapes."""
     source, sink, low_source, low_sink, copies = memory
     row, rows, column, columns, total_columns, stream = place
     lane = (quad_row & 127).to(tl.int32)
     sign_block = sign_row * total_columns + column + local
-    quad_block = (quad_row >> 2) * total_columns + column + local
-    bits_block = bits_row * total_columns + column + local
+    eight_block = eight_row * total_columns + column + local
     inside = (local >= 0) & (local < columns)
     offsets, mask = (), ()
     for i in tl.static_range(4):
@@ -229,9 +229,9 @@ def _quad_tile(
                 v0, v1, v2, v3 = v0 * decay, v1 * decay, v2 * decay, v3 * decay
             entry = table + 3 * move
             v0, v1, v2, v3 = _add_terms(
-                (v0, v1, v2, v3), entry, table, values, sign_block, quad_block, lane, stream, KIND, FORMS
+                (v0, v1, v2, v3), entry, table, values, sign_block, eight_block, lane, stream, KIND, FORMS
             )
-            v0, v1, v2, v3 = _round_quad((v0, v1, v2, v3), tl.load(entry), bits_block, lane, stream, KIND, ROUNDING)
+            v0, v1, v2, v3 = _round_quad((v0, v1, v2, v3), tl.load(entry), eight_block, lane, stream, KIND, ROUNDING)
         store(v0, sink, low_sink, offsets[0], mask[0], KIND, ROUNDING, STORE_LOW)
         store(v1, sink, low_sink, offsets[1], mask[1], KIND, ROUNDING, STORE_LOW)
         store(v2, sink, low_sink, offsets[2], mask[2], KIND, ROUNDING, STORE_LOW)
@@ -246,13 +246,13 @@ def _quad_tile(
             table,
             values,
             sign_block,
-            quad_block,
+            eight_block,
             lane,
             stream,
             KIND,
             FORMS,
         )
-        c0, c1, c2, c3 = _round_quad((c0, c1, c2, c3), 0, bits_block, lane, stream, KIND, NEAREST)
+        c0, c1, c2, c3 = _round_quad((c0, c1, c2, c3), 0, eight_block, lane, stream, KIND, NEAREST)
         target = copies + point * copy_elements
         store(c0, target, copies, offsets[0], mask[0], KIND, NEAREST, False)
         store(c1, target, copies, offsets[1], mask[1], KIND, NEAREST, False)
@@ -293,8 +293,8 @@ def walk_tile(
             for group in range(128 // GROUP):
                 first = base + group * GROUP
                 quad_row = first + 4 * tl.arange(0, GROUP // 4)[:, None]
-                bits_row = first >> 3 if GROUP <= 8 else quad_row >> 3
+                eight_row = first >> 3 if GROUP <= 8 else quad_row >> 3
                 _quad_tile(
-                    memory, table, values, moves, points, place, copy_elements, quad_row, base >> 7, bits_row, local,
+                    memory, table, values, moves, points, place, copy_elements, quad_row, base >> 7, eight_row, local,
                     KIND, ROUNDING, DECAYS, STORE_LOW, MOVING, FORMS,
                 )  # fmt: skip

@@ -35,9 +35,9 @@ class _Buffers(threading.local):
             self.words = max(self.words, stride * max(slots, 1))
             parts = {
                 plan.SCRATCH.acc: plan.TILE_ELEMENTS,
-                plan.SCRATCH.z: 4 * plan.NARROW_LANES,
+                plan.SCRATCH.z: 8 * plan.NARROW_LANES,
                 plan.SCRATCH.bits: 4 * max(plan.NARROW_LANES, self.lanes),
-                plan.SCRATCH.normals: 4 * plan.NARROW_LANES,
+                plan.SCRATCH.normals: 8 * plan.NARROW_LANES,
                 plan.SCRATCH.words: 4 * self.words,
             }
             pitch = -(-4 * sum(parts.values()) // 64) * 64 + 64

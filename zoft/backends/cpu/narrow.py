@@ -54,7 +54,7 @@ def _draw_blocks(target, lanes, row, rows, tag, seed, step, scratch):  # type: i
 def _narrow_z(target, terms, term, row, rows, scratch):  # type: ignore[no-untyped-def]
     """z of one term over rows [row, row + rows) of a narrow target, in the order of its elements."""
     columns, z, bits = target[TARGET.columns], scratch[SCRATCH.z], scratch[SCRATCH.bits]
-    lanes = np.int64(128 if terms[term, TERM.kind] == RADEMACHER else 4)
+    lanes = np.int64(128 if terms[term, TERM.kind] == RADEMACHER else 8)
     drawn = _draw_blocks(
         target, lanes, row, rows, terms[term, TERM.tag], terms[term, TERM.seed], terms[term, TERM.step], scratch
     )
@@ -62,7 +62,7 @@ def _narrow_z(target, terms, term, row, rows, scratch):  # type: ignore[no-untyp
         spread_signs(z, bits, _STRIDE, drawn, columns, row & 127, rows)
         return
     normal_rows(scratch[SCRATCH.normals], bits, drawn)
-    spread_normals(z, scratch[SCRATCH.normals], _STRIDE, drawn, columns, row & 3, rows)
+    spread_normals(z, scratch[SCRATCH.normals], _STRIDE, drawn, columns, row & 7, rows)
 
 
 @njit
@@ -110,7 +110,7 @@ def double(moves, terms, scales, decays, target, item, scratch):  # type: ignore
                     for i in range(count):
                         store_f64(at, i, load_f64(at, i) * decays[move])
                 for term in range(moves[move, MOVE.first], moves[move, MOVE.last]):
-                    lanes = np.int64(128 if terms[term, TERM.kind] == RADEMACHER else 4)
+                    lanes = np.int64(128 if terms[term, TERM.kind] == RADEMACHER else 8)
                     block = (row // lanes) * target[TARGET.total_columns] + target[TARGET.column] + left + offset
                     philox_row(
                         scratch[SCRATCH.bits], _STRIDE, block, _ZERO, count, terms[term, TERM.tag],
@@ -120,6 +120,6 @@ def double(moves, terms, scales, decays, target, item, scratch):  # type: ignore
                         spread_signs(z, scratch[SCRATCH.bits], _STRIDE, count, count, row & 127, _ONE)
                     else:
                         normal_rows(scratch[SCRATCH.normals], scratch[SCRATCH.bits], count)
-                        spread_normals(z, scratch[SCRATCH.normals], _STRIDE, count, count, row & 3, _ONE)
+                        spread_normals(z, scratch[SCRATCH.normals], _STRIDE, count, count, row & 7, _ONE)
                     for i in range(count):
                         store_f64(at, i, load_f64(at, i) + np.float64(load_f32(z, i)) * scales[term])

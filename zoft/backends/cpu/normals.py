@@ -1,6 +1,6 @@
 """Normal terms on wide float32 parameters, and on bfloat16 ones that round to nearest: one term a move.
 
-A tile is the four rows of a block by 512 bytes, so that words and normals stay in the first-level cache. The arithmetic of a
+A tile is the eight rows of a block by 384 bytes, so that words and normals stay in the first-level cache. The arithmetic of a
 tile takes longer than memory, but its rows are pieces too short for a processor to see that more will follow: they are asked
 for one tile ahead.
 """
@@ -17,7 +17,7 @@ from zoft.backends.cpu.random import normal_rows, philox_row
 from zoft.backends.cpu.storage import F32
 from zoft.backends.cpu.tiles import add_scaled
 
-_TILE_BYTES, _PITCH, _ROW_BYTES = np.int64(512), np.int64(NARROW_LANES), np.int64(4 * NARROW_LANES)
+_TILE_BYTES, _PITCH, _ROW_BYTES = np.int64(384), np.int64(NARROW_LANES), np.int64(4 * NARROW_LANES)
 _ZERO, _LINE, _U16 = np.int64(0), np.int64(64), np.uint32(16)
 
 
@@ -51,17 +51,17 @@ def _put_bfloat(sink, source, even, odd, scale, count):  # type: ignore[no-untyp
 
 @njit
 def _ask(at, pitch, length):  # type: ignore[no-untyped-def]
-    """For `length` bytes of two rows."""
+    """For `length` bytes of four rows."""
     for byte in range(0, length, _LINE):
-        prefetch(at + byte)
-        prefetch(at + pitch + byte)
+        for row in range(4):
+            prefetch(at + row * pitch + byte)
 
 
 @njit
 def _normals_of(terms, term, target, block, count, ahead, pitch, length, scratch):  # type: ignore[no-untyped-def]
-    """Four rows of normals from block `block` on, into z; in bfloat16 those of even columns first.
+    """Eight rows of normals from block `block` on, into z; in bfloat16 those of even columns first.
 
-    The requests for `length` bytes of four rows at `ahead` are spread between the loops: a burst would fill the queues.
+    The requests for `length` bytes of eight rows at `ahead` are spread between the loops: a burst would fill the queues.
     """
     seed, step, tag = terms[term, TERM.seed], terms[term, TERM.step], terms[term, TERM.tag]
     words, low, high = scratch[SCRATCH.bits], target[TARGET.stream_low], target[TARGET.stream_high]
@@ -70,7 +70,7 @@ def _normals_of(terms, term, target, block, count, ahead, pitch, length, scratch
         philox_row(words, _PITCH, block, _ZERO, count, tag, low, high, seed, step)
     else:
         draw_halves(words, _PITCH, block, count, target, tag, seed, step)
-    _ask(ahead + 2 * pitch, pitch, length)
+    _ask(ahead + 4 * pitch, pitch, length)
     normal_rows(scratch[SCRATCH.z], words, count)
 
 
@@ -87,11 +87,11 @@ def normals(moves, terms, scales, decays, target, item, scratch):  # type: ignor
     size, fan = np.int64(4 if kind == F32 else 2), target[TARGET.fan]
     pitch, row, most = size * columns, item[ITEM.row], _TILE_BYTES // size
     while row < stop:
-        rows = min(stop, ((row >> 2) + 1) << 2) - row
+        rows = min(stop, ((row >> 3) + 1) << 3) - row
         for offset in range(0, width, most):
             count = min(most, width - offset)
             start = size * ((row - target[TARGET.row]) * columns + left + offset)
-            block = (row >> 2) * target[TARGET.total_columns] + target[TARGET.column] + left + offset
+            block = (row >> 3) * target[TARGET.total_columns] + target[TARGET.column] + left + offset
             ahead, length = start + size * most, size * min(most, width - offset - count)
             if length == 0:
                 ahead, length = start - size * offset + rows * pitch, size * min(most, width)
@@ -103,7 +103,7 @@ def normals(moves, terms, scales, decays, target, item, scratch):  # type: ignor
                     _normals_of(terms, term, target, block, count, source, pitch, _ZERO, scratch)
                 first, scale = source != sink and (move == 0 or fan != 0), np.float32(scales[term])
                 for r in range(rows):
-                    z, at = scratch[SCRATCH.z] + ((row + r) & 3) * _ROW_BYTES, start + r * pitch
+                    z, at = scratch[SCRATCH.z] + ((row + r) & 7) * _ROW_BYTES, start + r * pitch
                     to, odd = sink + fan * move + at, z + 4 * ((count + 1) >> 1)
                     if kind == F32:
                         if first:

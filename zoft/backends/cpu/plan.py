@@ -18,7 +18,7 @@ TILE_COLUMNS = 512  # a tile of 8 rows of float32 is 16 KiB
 TILE_ELEMENTS = 8 * TILE_COLUMNS
 NARROW = 32  # a parameter with at most this many columns is read as a run of elements
 NARROW_LANES = (
-    TILE_ELEMENTS // 4 + 3 * NARROW
+    TILE_ELEMENTS // 8 + 3 * NARROW
 )  # Philox lanes of a narrow tile; not a power of two: rows share no cache set
 MAX_SLOTS = 64  # Rademacher terms whose words are held at once (more only where a single move has more)
 RADEMACHER, GAUSSIAN, THIN = 0, 1, 2  # kinds of terms; thin: A B^T of factors that lie in memory

@@ -33,9 +33,11 @@ _S0, _S1, _S2, _S3 = (np.float32(c) for c in gaussian.SINE)
 _C0, _C1, _C2, _C3 = (np.float32(c) for c in gaussian.COSINE)
 _MINUS_2LN2 = np.float32(-2.0 * np.float32(gaussian.LN2))
 _CUT24, _CUT2 = np.int32(gaussian.SQRT_HALF_BITS + (24 << 23)), np.int32(gaussian.SQRT_HALF_BITS + (1 << 23))
-_TINY32, _ONE, _TWO = np.float32(2.0**-32), np.float32(1.0), np.float32(2.0)
-_ROW, _TWO_ROWS, _THREE_ROWS = (np.int64(4 * NARROW_LANES * rows) for rows in (1, 2, 3))  # in bytes
-_SIGN = np.uint32(0x80000000)
+_ONE, _TWO = np.float32(1.0), np.float32(2.0)
+_ROW, _TWO_ROWS, _THREE_ROWS, _FOUR_ROWS = (np.int64(4 * NARROW_LANES * rows) for rows in (1, 2, 3, 4))  # in bytes
+_SIGN, _ONE_BIT = np.uint32(0x80000000), np.uint32(1)
+_COARSE, _FINE, _ONE_AND_HALF_STEP = np.uint32(0x3F << 17), np.uint32(0xFF << 9), np.uint32(0x3F800000 + (1 << 8))
+_CENTRE = np.float32(1.5)
 
 
 @njit
@@ -100,15 +102,15 @@ def _mantissa_exponent(word):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _squared_radii(words, squares, lanes):  # type: ignore[no-untyped-def]
-    """-2 ln u of rows 0 and 2 of the words.
+def _squared_radii(words, z, lanes):  # type: ignore[no-untyped-def]
+    """-2 ln u of two rows of words, into the first and third of four rows of z.
 
     The formula of `zoft.directions.gaussian` in g = 2 (m - 1): factors that are powers of two change no rounding, and the last
     subtraction spares a product with -2 and has its zero, -0.
     """
     for i in range(lanes):
         f, first = _mantissa_exponent(load_u32(words, i))
-        g, second = _mantissa_exponent(load_u32(words + _TWO_ROWS, i))
+        g, second = _mantissa_exponent(load_u32(words + _ROW, i))
         a, b = _L7 * f + _L6, _L7 * g + _L6
         a, b = a * f + _L5, b * g + _L5
         a, b = a * f + _L4, b * g + _L4
@@ -116,56 +118,55 @@ def _squared_radii(words, squares, lanes):  # type: ignore[no-untyped-def]
         a, b = a * f + _L2, b * g + _L2
         a, b = a * f + _L1, b * g + _L1
         a, b = a * f + _L0, b * g + _L0
-        store_f32(squares, i, first - (f + (f * f) * a))
-        store_f32(squares + _TWO_ROWS, i, second - (g + (g * g) * b))
+        store_f32(z, i, first - (f + (f * f) * a))
+        store_f32(z + _TWO_ROWS, i, second - (g + (g * g) * b))
 
 
 @njit
 def _angle(word):  # type: ignore[no-untyped-def]
-    """t of a word, its lower 30 bits: the sign bit of 2^31 t is the complement of the highest of them."""
-    scaled = np.uint32(np.uint32(np.uint32(word << np.uint32(2)) & np.uint32(0xFFFFFF00)) ^ np.uint32(0x80000080))
-    return np.float32(np.int32(scaled)) * _TINY32
-
-
-@njit
-def _in_quadrant(word, cosine, sine):  # type: ignore[no-untyped-def]
-    """Cosine and sine of t turned by the quadrant in a word's two highest bits."""
-    swap = (word & np.uint32(1 << 30)) != 0
-    c = sine if swap else cosine
-    s = cosine if swap else sine
-    # quadrants 1 and 2 negate the cosine (the highest bit after one more quadrant), 2 and 3 the sine (the highest bit)
-    c = float_of(np.uint32(bits_of(c) ^ (np.uint32(word + np.uint32(1 << 30)) & _SIGN)))
-    return c, float_of(np.uint32(bits_of(s) ^ (word & _SIGN)))
+    """t of a word: the mantissa of a float in (1, 2) is bits 2 to 7, then 8 to 15, and a half."""
+    coarse = np.uint32(np.uint32(word << np.uint32(15)) & _COARSE)
+    fine = np.uint32(np.uint32(word << np.uint32(1)) & _FINE)
+    return float_of(np.uint32(np.uint32(coarse | fine) | _ONE_AND_HALF_STEP)) - _CENTRE
 
 
 @njit
 def _turn(words, z, lanes):  # type: ignore[no-untyped-def]
-    """Squared radii in rows 0 and 2 of z become four rows of normals."""
+    """Squared radii in the first and third of four rows of z become four rows of normals."""
     for i in range(lanes):
-        word, other = load_u32(words + _ROW, i), load_u32(words + _THREE_ROWS, i)
+        word, other = load_u32(words, i), load_u32(words + _ROW, i)
         radius, radius2 = np.sqrt(load_f32(z, i)), np.sqrt(load_f32(z + _TWO_ROWS, i))
         t, v = _angle(word), _angle(other)
         p, q = t * t, v * v
         s, u, c, d = _S3 * p + _S2, _S3 * q + _S2, _C3 * p + _C2, _C3 * q + _C2
         s, u, c, d = s * p + _S1, u * q + _S1, c * p + _C1, d * q + _C1
         s, u, c, d = s * p + _S0, u * q + _S0, c * p + _C0, d * q + _C0
-        c, s = _in_quadrant(word, c, t * s)
-        d, u = _in_quadrant(other, d, v * u)
-        store_f32(z, i, radius * c)
-        store_f32(z + _ROW, i, radius * s)
-        store_f32(z + _TWO_ROWS, i, radius2 * d)
-        store_f32(z + _THREE_ROWS, i, radius2 * u)
+        c, s = radius * _flipped(word, c), radius * (t * s)
+        d, u = radius2 * _flipped(other, d), radius2 * (v * u)
+        swap, swap2 = (word & _ONE_BIT) != 0, (other & _ONE_BIT) != 0
+        store_f32(z, i, s if swap else c)
+        store_f32(z + _ROW, i, c if swap else s)
+        store_f32(z + _TWO_ROWS, i, u if swap2 else d)
+        store_f32(z + _THREE_ROWS, i, d if swap2 else u)
+
+
+@njit
+def _flipped(word, cosine):  # type: ignore[no-untyped-def]
+    """Negated where bit 1 of the word says so."""
+    return float_of(np.uint32(bits_of(cosine) ^ (np.uint32(word << np.uint32(30)) & _SIGN)))
 
 
 @njit
 def normal_rows(z, words, lanes):  # type: ignore[no-untyped-def]
-    """Four rows of normals, float32 `z[lane * NARROW_LANES + i]`, from four rows of words that lie as far apart.
+    """Eight rows of normals, float32 `z[lane * NARROW_LANES + i]`, from four rows of words that lie as far apart.
 
-    The bits are those of `zoft.directions.gaussian`. Two loops, each over both pairs of rows: chains of dependent
+    The bits are those of `zoft.directions.gaussian`. Two loops, each over two rows of words: chains of dependent
     products are long, and a processor looks only so far ahead for independent ones (docs/performance.md).
     """
     _squared_radii(words, z, lanes)
     _turn(words, z, lanes)
+    _squared_radii(words + _TWO_ROWS, z + _FOUR_ROWS, lanes)
+    _turn(words + _TWO_ROWS, z + _FOUR_ROWS, lanes)
 
 
 @njit
@@ -184,10 +185,10 @@ def spread_signs(z, words, stride, lanes, columns, shift, count):  # type: ignor
 
 @njit
 def spread_normals(z, normals, stride, lanes, columns, shift, count):  # type: ignore[no-untyped-def]
-    """Four normals of each lane into `z[(block row * 4 + l - shift) * columns + column]`, rows [0, count)."""
+    """Eight normals of each lane into `z[(block row * 8 + l - shift) * columns + column]`, rows [0, count)."""
     for lane in range(lanes):
-        first = (lane // columns) * 4 - shift
-        for row in range(max(0, -first), min(4, count - first)):
+        first = (lane // columns) * 8 - shift
+        for row in range(max(0, -first), min(8, count - first)):
             store_f32(z, (first + row) * columns + lane % columns, load_f32(normals, row * stride + lane))
 
 

@@ -152,15 +152,14 @@ def _move_tile(
                     left = terms[own, TERM.left] + 4 * rank * (row + r - target[TARGET.row])
                     _add_thin(acc + r * pitch, scratch[SCRATCH.z], left, right, pitch_right, rank, scale, count)
                 continue
-            for group in range(row >> 2, ((row + rows - 1) >> 2) + 1):
-                philox_row(
-                    scratch[SCRATCH.bits], _PITCH, group * total + column, _ZERO, count, terms[term, TERM.tag],
-                    target[TARGET.stream_low], target[TARGET.stream_high], terms[term, TERM.seed], terms[term, TERM.step],
-                )  # fmt: skip
-                normal_rows(scratch[SCRATCH.z], scratch[SCRATCH.bits], count)
-                for r in range(max(row, group * 4), min(row + rows, group * 4 + 4)):
-                    z = scratch[SCRATCH.z] + (r & 3) * 4 * _PITCH
-                    add_scaled(acc + (r - row) * pitch, z, scale, count)
+            philox_row(
+                scratch[SCRATCH.bits], _PITCH, (row >> 3) * total + column, _ZERO, count, terms[term, TERM.tag],
+                target[TARGET.stream_low], target[TARGET.stream_high], terms[term, TERM.seed], terms[term, TERM.step],
+            )  # fmt: skip
+            normal_rows(scratch[SCRATCH.z], scratch[SCRATCH.bits], count)
+            for r in range(rows):
+                z = scratch[SCRATCH.z] + ((row + r) & 7) * 4 * _PITCH
+                add_scaled(acc + r * pitch, z, scale, count)
         wanted = rounding_of(moves, move, rounding)
         if uses_bits(kind, wanted):
             philox_row(
