@@ -53,7 +53,8 @@ def _measured(dtype: str) -> Device:
     found = Ceilings.measure(kind, where, repeats=5)
     layer, x = torch.nn.Linear(8, 8, device=where), torch.zeros(1, 8, device=where)
     with torch.no_grad():
-        call = statistics.median(once(lambda: layer(x), where).wall for _ in range(50))
+        calls = repeated(lambda: layer(x), CALLS_GPU if where == "cuda" else 1)
+        call = statistics.median(once(calls, where).wall for _ in range(50))
     name = torch.cuda.get_device_name() if where == "cuda" else f"this machine's CPU, {torch.get_num_threads()} threads"
     return replace(
         _like(name, DEVICES["a100"] if where == "cuda" else ASSUMED),
