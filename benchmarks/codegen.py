@@ -19,13 +19,23 @@ import torch
 
 import zoft_kernels as ops
 from zoft.bench.machine_code import Code, compiling, read
-from zoft_kernels.launch import FLAT_COLUMNS, KINDS, QUAD_ELEMENTS, WARPS, Moves, tile_columns
+from zoft_kernels.launch import (
+    FLAT_COLUMNS,
+    GROUPS,
+    KINDS,
+    QUAD_ELEMENTS,
+    SIGNS,
+    TALL,
+    WARPS,
+    Moves,
+    tile_columns,
+)
 from zoft_kernels.perturbed_embedding import COLUMNS, TOKENS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 ROUNDINGS = ("nearest", "stochastic", "residual8", "residual16")
 LOW = {"residual8": torch.int8, "residual16": torch.int16}
-SHAPES = {"wide": (256, 1024), "odd": (256, 100), "vector": (4096,)}
+SHAPES = {"wide": (1 << 16, 1024), "small": (768, 768), "odd": (256, 100), "vector": (4096,)}
 LAWS = ("rademacher", "gaussian")
 STORAGE = [
     *((dtype, "nearest") for dtype in DTYPES),
@@ -43,7 +53,7 @@ class Case:
     moves: int = 1
     terms: int = 1  # of a move or point
     points: int = 0
-    shape: str = "wide"  # odd: no 16 bytes at once
+    shape: str = "wide"  # odd: no 16 bytes at once; small: too few programs for a GPU, so that each is made shorter
 
     def tables(self) -> Moves:
         normal = {"rademacher": (False, False), "gaussian": (True, True), "both": (False, True)}[self.law]
@@ -80,7 +90,8 @@ class Case:
         dtype, streams = DTYPES[self.dtype], self.op != "perturbed_embedding"
         columns = SHAPES[self.shape][-1] if len(SHAPES[self.shape]) > 1 else 1
         flat = columns <= FLAT_COLUMNS and self.op != "dot"
-        tile = 4 * QUAD_ELEMENTS if flat else 128 * tile_columns(KINDS[dtype], columns)
+        width = tile_columns(KINDS[dtype], columns) // (TALL // GROUPS[SIGNS] if self.shape == "small" else 1)
+        tile = 4 * QUAD_ELEMENTS if flat else 128 * width
         elements = tile // (32 * WARPS) if streams else TOKENS * COLUMNS // 128
         written = (self.moves > 0) + self.points if self.op != "dot" else 1
         low = 8 * LOW[self.rounding].itemsize if self.rounding in LOW else 0
@@ -116,6 +127,9 @@ def cases() -> Iterator[Case]:
             yield Case("panel_pair", dtype, law=law, moves=0, points=2, shape="vector")
             yield Case("sweep_", dtype, law=law, shape="odd")
             yield Case("perturbed_embedding", dtype, law=law, moves=0, points=2)
+        if dtype != "float64":
+            yield Case("axpby_", dtype, shape="small")
+            yield Case("panel_pair", dtype, moves=0, points=2, shape="small")
 
 
 def main() -> None:

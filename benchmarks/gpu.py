@@ -13,6 +13,7 @@ once more, with what failed; the status is 1 if a kernel was wrong or a part fai
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -27,12 +28,13 @@ import torch
 from zoft.backends import Move, Rounding, Target, Term, backend
 from zoft.bench import rows
 from zoft.bench.bars import Bar
-from zoft.bench.timing import Spread, interleave, once, ratio
+from zoft.bench.timing import Spread, interleave, once, ratio, repeated
 from zoft.directions import Direction, Distribution, Window
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("test_axpby", "test_sweep", "test_population_kernels", "test_custom_ops", "test_captured")
 ELEMENTS = (65536, 4096)  # 0.5 GB in bfloat16: larger than any cache
+CALLS = 8  # of an op behind one another, so that Python makes the next ready meanwhile: half a pass would be its share
 WANTED = {Distribution.RADEMACHER: 0.85, Distribution.GAUSSIAN: 0.70}  # of the copy bandwidth, in bfloat16
 CONTESTANTS = "forwards,mezo,read_only,lockstep,in_place,low_rank,low_rank_lockstep,captured"
 PEAK_BATCH = "16x50"
@@ -56,7 +58,7 @@ def kernels(dtype: torch.dtype, rounds: int, device: str, elements: tuple[int, i
         except Exception as error:
             found.append(failed(name, op, error))
             del work[op]
-    samples = interleave(work, rounds, device, warm=2)
+    samples = interleave({op: repeated(run, CALLS) for op, run in work.items()}, rounds, device, warm=2)
     moved = 2 * weight.numel() * weight.element_size()
     for op, taken in samples.items():
         rate = Spread.of([moved / sample.wall / 1e12 for sample in taken])
@@ -133,8 +135,10 @@ class Run:
         rows.append(Path(self.asked.results) / "gpu.csv", [{**self.told, **failed("", title, why)}])
 
     def tests(self) -> None:
-        """The kernels against the reference on this GPU, a process a file."""
-        extra = ["--collect-only"] if self.asked.dry_run else ["-p", "no:cacheprovider"]
+        """The kernels against the reference on this GPU, a process a file, or three."""
+        # Each file compiles 40 to 150 kernels, which take one or two seconds
+        beside = ["-n", "3"] if importlib.util.find_spec("xdist") else []
+        extra = ["--collect-only"] if self.asked.dry_run else ["-p", "no:cacheprovider", *beside]
         files = TESTS[:1] if self.asked.dry_run else TESTS
         commands = {name: ["-m", "pytest", "-q", *extra, f"tests/kernels/{name}.py"] for name in files}
         self.children(commands, 0.4 * self.left())

@@ -14,6 +14,7 @@ do: otherwise each depends on how large the blocks were that the one before it h
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 import time
 from pathlib import Path
@@ -71,6 +72,7 @@ def main() -> None:
         if asked.device != "cpu":
             print(*gpu_bars(found, stored_bytes(asked.shape, getattr(torch, dtype))), sep="\n", flush=True)
         del cell  # with the models of its contestants, before the next cell makes its own
+        gc.collect()  # they are in cycles, which else wait for a collection that counts objects, not bytes
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ class ParameterSpace:
 
         z is drawn once more for it, a panel at a time; nothing stays.
         """
-        squares, count = [], 0
+        squares: list[torch.Tensor] = []
+        count = 0
         for slot in (slot for slot in self.slots if sees(direction, slot.window)):
             window = slot.window
             count += slot.parameter.numel()
@@ -188,8 +189,8 @@ class ParameterSpace:
                 panel = window.panel(start, min(start + step, window.rows))
                 z = torch.zeros(panel.shape, dtype=torch.float64, device=slot.weight.device)
                 self.backend.axpby_(Target(z, panel), [Move((Term(direction, 1.0),))])
-                squares.append(float(self.backend.dot(Target(z, panel), direction)))
-        return math.fsum(squares), count
+                squares.append(self.backend.dot(Target(z, panel), direction))
+        return math.fsum(_numbers(squares)), count
 
     def _find_thresholds(self, share: float) -> None:
         if self.sharded:
@@ -324,7 +325,16 @@ class ParameterSpace:
 def sum_of_squares(values: torch.Tensor) -> float:
     """||values||^2 in float64, of which one panel is held at a time."""
     panels = values.detach().reshape(-1).split(NORM_PANEL)
-    return math.fsum(float(panel.to(torch.float64).square().sum()) for panel in panels)
+    return math.fsum(_numbers([panel.to(torch.float64).square().sum() for panel in panels]))
+
+
+def _numbers(scalars: Sequence[torch.Tensor]) -> Iterator[float]:
+    """Of tensors without dimensions; brought to the host together, where a GPU would be waited for once each."""
+    places: dict[torch.device, list[torch.Tensor]] = {}
+    for scalar in scalars:
+        places.setdefault(scalar.device, []).append(scalar)
+    for some in places.values():
+        yield from torch.stack(some).tolist()
 
 
 def _residual_dtype(weight: torch.Tensor, rounding: Rounding) -> torch.dtype | None:

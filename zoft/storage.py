@@ -53,9 +53,13 @@ def choose_rounding(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory of `device` that is not in use; 0 where it cannot be asked for."""
+    """Memory of `device` that is not in use; 0 where it cannot be asked for.
+
+    On CUDA also what torch took from the driver and has free itself: after a large tensor was let go, that is nearly all.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
             found = next(line for line in lines if line.startswith("MemAvailable:"))

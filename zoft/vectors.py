@@ -7,10 +7,12 @@ of their time would go into beginning to make them.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 
 from zoft.backends import Move, Target
+from zoft.scratch import ALIGNMENT
 from zoft.space import ParameterSpace, Slot
 
 LONGEST = 1 << 16  # elements of a vector whose copy is held for a whole pass
@@ -35,9 +37,11 @@ class Vectors:
                 dtype = torch.float32 if slot in wide else slot.weight.dtype
                 places.setdefault((slot.weight.device, dtype), []).append(slot)
         for (device, dtype), slots in places.items():
-            flat = torch.empty(sum(slot.weight.numel() for slot in slots), dtype=dtype, device=device)
-            parts = flat.split([slot.weight.numel() for slot in slots])
-            self._kept.update((slot, part.view(slot.weight.shape)) for slot, part in zip(slots, parts, strict=True))
+            piece = ALIGNMENT // dtype.itemsize  # a vector of odd length must not leave the next ones at odd addresses
+            starts = list(accumulate((-(-slot.weight.numel() // piece) * piece for slot in slots), initial=0))
+            flat = torch.empty(starts[-1], dtype=dtype, device=device)
+            for slot, start in zip(slots, starts, strict=False):
+                self._kept[slot] = flat[start : start + slot.weight.numel()].view(slot.weight.shape)
 
     def displaced(self, moved: Collection[Slot], moves: Sequence[Move]) -> Mapping[Slot, torch.Tensor]:
         """Copies of the vectors among `moved`, displaced by `moves`, and of all wide ones; they stand until the next call."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from zoft.backends import Move, Rounding, Target, Term, available, backend
+from zoft.backends.reference import scalar
 from zoft.directions import Direction, Distribution, Window, draw
 from zoft.errors import UsageError
 
@@ -172,3 +173,10 @@ def test_low_rank_refuses_what_does_not_belong_together() -> None:
         backend("reference").low_rank(x, weight, left, right, [0.1, 0.1, 0.1])
     with pytest.raises(UsageError, match=r"one dtype, not torch.bfloat16, torch.float32"):
         backend("reference").low_rank(x, weight, left, right, [0.1, 0.1], bias.bfloat16())
+
+
+def test_scalars_stay_on_the_host() -> None:
+    """To bring each to a GPU the host would wait for it: once a term and panel."""
+    like = torch.empty(2, dtype=torch.float64, device="meta")
+    factor = scalar(0.1, like)
+    assert factor.device.type == "cpu" and factor.dtype is torch.float64 and (like * factor).device.type == "meta"

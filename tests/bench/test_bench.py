@@ -1,23 +1,25 @@
 """The benchmark measures what it says it does, on a model small enough for a test."""
 
 import csv
+import gc
 import re
 import runpy
 import subprocess
 import sys
 import time
 import warnings
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
-from zoft.bench import main, rows, step
+from zoft.bench import contestants, main, rows, step
 from zoft.bench.bars import bars
 from zoft.bench.contestants import MODES, PLAIN, Batch, Contestants
 from zoft.bench.ops import run as run_ops
 from zoft.bench.shapes import random_model, stored_bytes
-from zoft.bench.timing import Sample, interleave, ratio
+from zoft.bench.timing import Sample, interleave, once, ratio, repeated
 from zoft.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +36,12 @@ def test_every_contestant_once_a_round_each_round_begun_by_another() -> None:
     samples = interleave({name: lambda name=name: order.append(name) for name in "abc"}, rounds=3, warm=1)
     assert "".join(order) == "cab" + "abc" + "bca" + "cab"
     assert all(len(taken) == 3 for taken in samples.values())
+
+
+def test_runs_behind_one_another_are_timed_as_their_mean() -> None:
+    calls: list[int] = []
+    work = repeated(lambda: (calls.append(1), time.sleep(0.02)), 4)
+    assert 0.02 <= once(work).wall < 0.06 and len(calls) == 4
 
 
 def test_rounds_fit_the_time_and_are_told() -> None:
@@ -155,6 +163,58 @@ def test_the_one_command_for_a_gpu_runs_dry(tmp_path) -> None:
     )
     assert "axpby_ rademacher, share of the copy bandwidth" in done.stdout and "Broken:\n  nothing" in done.stdout
     assert re.search(r"\[test_axpby\] \d+ tests collected", done.stdout)
+
+
+def test_a_cell_lets_go_of_its_models_before_the_next(tiny: str, monkeypatch) -> None:
+    """Optimizers and views are in cycles: without a collection a GPU would hold the models of two cells."""
+    made: list[weakref.ref] = []
+
+    def seen(*args, **kwargs) -> step.Cell:
+        assert all(model() is None for model in made)
+        cell = run(*args, **kwargs)
+        assert cell.contestants._mezo is not None
+        made.append(weakref.ref(cell.contestants._mezo.model))
+        made.append(weakref.ref(cell.contestants))
+        return cell
+
+    run = step.run
+    monkeypatch.setattr(step, "run", seen)
+    words = [
+        "--shape",
+        tiny,
+        "--dtypes",
+        "float32",
+        "--batches",
+        "1x8,2x4",
+        "--only",
+        "forwards,mezo,in_place",
+        "--csv",
+        "",
+    ]
+    monkeypatch.setattr(sys, "argv", ["step.py", *words, "--rounds", "1", "--device", "cpu"])
+    gc.disable()
+    try:
+        runpy.run_path(str(ROOT / "benchmarks" / "step.py"), run_name="__main__")
+    finally:
+        gc.enable()
+    assert len(made) == 4
+
+
+def test_the_memory_of_a_captured_step_is_without_the_optimizers(tiny: str, monkeypatch) -> None:
+    """What lies beside the weights is there before, as with the other contestants."""
+    optimizers: list[object] = []
+
+    class Counted(contestants.ZOOptimizer):
+        def __init__(self, *args, backend: str, **kwargs) -> None:
+            optimizers.append(self)
+            super().__init__(*args, **kwargs)
+
+    monkeypatch.setattr(contestants, "ZOOptimizer", Counted)
+    monkeypatch.setattr("zoft.captured.CapturedStep", lambda optimizer, loss, batch: lambda given: optimizer)
+    model = random_model(tiny, torch.float32)
+    some = Contestants(model, Batch.random(model, 2, 4))
+    work = some.get("captured")
+    assert some.peak("captured", work)() is work() and len(optimizers) == 1
 
 
 def test_stored_bytes_are_those_of_the_model() -> None:

@@ -7,6 +7,7 @@ import torch
 
 from zoft.directions import Direction, DirectionSource, Distribution, Window, draw, gaussian, rounding_bits
 from zoft.directions.philox import philox4x32
+from zoft.directions.roots import root
 from zoft.errors import UsageError
 from zoft.naming import stream_ids
 
@@ -119,3 +120,16 @@ def test_addresses_outside_the_counter_are_refused(bad) -> None:
 def test_two_names_with_one_stream_are_refused() -> None:
     with pytest.raises(UsageError, match="address one random stream"):
         stream_ids(["a.weight", "a.weight"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_roots_are_rounded_once_wherever_an_element_lies(dtype: torch.dtype) -> None:
+    """So that a panel, a shard and a GPU give the bits of the whole; torch's own root on a CPU does not."""
+    x = torch.rand(1 << 16, generator=torch.Generator().manual_seed(5), dtype=dtype)
+    found = root(x)
+    assert all(
+        found[i].item() == torch.tensor(math.sqrt(x[i].item()), dtype=dtype).item() for i in range(0, 1 << 16, 7)
+    )
+    assert torch.equal(torch.cat([root(part) for part in x.split(1001)]), found)
+    assert torch.equal(root(x.view(256, 256).t()), found.view(256, 256).t())
+    assert root(torch.tensor(4.0, dtype=dtype)).shape == ()

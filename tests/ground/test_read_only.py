@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoft.backends import Move, Target, Term
 from zoft.directions import Direction, Distribution, draw
@@ -10,7 +11,9 @@ from zoft.errors import UnsupportedModuleError, UsageError
 from zoft.optimizer import ZOOptimizer
 from zoft.perturb import InPlace, ReadOnly, evaluation_mode
 from zoft.read_only import ReadOnlyView
+from zoft.scratch import ALIGNMENT
 from zoft.space import ParameterSpace
+from zoft.vectors import Vectors
 
 EPS = 2.0**-10
 DIRECTION = Direction(seed=3, step=5)
@@ -359,6 +362,17 @@ def hidden_of(model: TiedLM, ids: torch.Tensor) -> torch.Tensor:
     return model.norm(torch.tanh(model.hidden(model.embed(ids))) * model.scale)
 
 
+def test_every_displaced_vector_begins_at_a_round_address() -> None:
+    """Kernels and products read 16 bytes at once only there; one of odd length must not shift those behind it."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 7), nn.LayerNorm(7)).to(torch.bfloat16)
+    space = ParameterSpace(model)
+    copies = Vectors(space, {slot for slot in space.slots if slot.name.startswith("2.")})
+    with torch.no_grad():
+        shown = copies.displaced(set(space.slots), (Move(()),))
+    assert [copy.data_ptr() % ALIGNMENT for copy in shown.values()] == [0] * 4
+    assert all(torch.equal(copy, slot.weight.to(copy.dtype)) for slot, copy in shown.items())
+
+
 def test_vectors_are_displaced_in_one_sweep_a_pass(model: TiedLM, monkeypatch: pytest.MonkeyPatch) -> None:
     space = ParameterSpace(model)
     sweeps: list[int] = []
@@ -391,3 +405,24 @@ def test_layer_norms_of_16_bit_models_round_once(dtype: torch.dtype) -> None:
         weight, bias = (1.0 + EPS * draw(DIRECTION, slot.window) for slot in ParameterSpace(norm).slots)
         true = nn.functional.layer_norm(x.double(), (64,), weight.double().view(64), bias.double().view(64) - 1.0)
     assert mine.dtype is dtype and (mine != true.to(dtype)).float().mean() < 2e-3
+
+
+def test_norms_and_lengths_wait_for_the_device_once_a_parameter_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once a panel: a model of 13 billion weights has three thousand."""
+    monkeypatch.setattr("zoft.space.NORM_PANEL", 256)
+
+    class Waits(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    model = nn.Sequential(nn.Linear(40, 300), nn.Linear(300, 2)).to(torch.float64)
+    space, z = ParameterSpace(model, backend_name="reference"), Direction(1, 2, 0, Distribution.GAUSSIAN)
+    with Waits() as waits:
+        norm, (square, count) = space.norm(), space.length_of(z)
+    assert waits.count == 0 and count == 12_902
+    assert norm == pytest.approx(torch.cat([w.reshape(-1) for w in model.parameters()]).norm().item())
+    drawn = [draw(z, slot.window).double().square().sum().item() for slot in space.slots]
+    assert square == pytest.approx(sum(drawn))

@@ -1,12 +1,15 @@
 """Every op is a torch custom op with a fake kernel: torch.compile can trace it."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.kernels.kernel_cases import random
-from zoft.backends import Move, Term
+from zoft.backends import Move, Target, Term, backend
 from zoft.backends.triton import _moves
-from zoft.directions import Direction
+from zoft.directions import Direction, Window
 from zoft_kernels.launch import KINDS, Arrangement, bits
 from zoft_kernels.sweep import _items
 
@@ -37,6 +40,40 @@ def arguments(name: str, device: str) -> tuple:
     if name == "perturbed_linear":
         return random((2, 3, 24)).to(device), weight, pair.table, pair.values, pair.plan, WINDOW, 16
     raise KeyError(name)
+
+
+class Seen(TorchDispatchMode):
+    """The kernels' ops that come past torch's dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        self.names += [name.removeprefix("zoft_kernels::")] if name.startswith("zoft_kernels::") else []
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["axpby_", "axpby_out", "panel_pair", "panel_pair_"])
+def test_a_launch_past_the_dispatcher_is_the_op(device, name) -> None:
+    """The same bits, and autograd is told what was written; where a mode looks on, it sees the op."""
+    z, found = Direction(1, 2), []
+    update, points = [Move((Term(z, 1e-3),))], [(Term(z, 0.1),), (Term(z, -0.1),)]
+    for mode in (nullcontext(), Seen()):
+        weight, copies = random((40, 24)).to(device), torch.zeros(2, 40, 24, device=device)
+        target = Target(weight, Window.whole(7, (40, 24)), out=copies[0] if name == "axpby_out" else None)
+        before = weight._version, copies._version
+        with mode:
+            if name.startswith("axpby"):
+                backend("triton").axpby_(target, update)
+            else:
+                backend("triton").panel_pair(target, points, copies, update if name == "panel_pair_" else ())
+        found.append((weight, copies))
+        written = (name in ("axpby_", "panel_pair_"), name != "axpby_")
+        assert (weight._version > before[0], copies._version > before[1]) == written
+        assert not isinstance(mode, Seen) or mode.names == [name]
+    assert all(map(torch.equal, *found))
 
 
 OPS = ("axpby_", "axpby_out", "dot", "panel_pair", "panel_pair_", "perturbed_embedding", "perturbed_linear")

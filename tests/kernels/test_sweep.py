@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from tests.kernels.kernel_cases import equal, many_moves, one_move, random, target_of
-from zoft.backends import Rounding, Target, backend
+from zoft.backends import Move, Rounding, Target, Term, backend, triton
 from zoft.backends.triton import _moves
-from zoft.directions import Distribution, Window
+from zoft.directions import Direction, Distribution, Window
 from zoft.errors import UsageError
+from zoft_kernels import tables as sweep_tables
 from zoft_kernels.launch import FLAT, KINDS, QUAD_ELEMENTS, Arrangement, bits
 from zoft_kernels.sweep import _sweep_
 
@@ -65,3 +66,33 @@ def test_what_the_kernels_cannot_store_is_refused(device) -> None:
     integers = Target(torch.zeros(4, 4, dtype=torch.int8, device=device), Window.whole(1, (4, 4)))
     with pytest.raises(UsageError, match=r"moves float32, bfloat16, float16 and float64, not torch.int8"):
         backend("triton").sweep_([integers], one_move(Distribution.RADEMACHER))
+
+
+def test_tables_of_addresses_are_made_once(device, monkeypatch) -> None:
+    """A step's sweep is the last step's over the same memory: its tables stay, until a tensor is elsewhere or another."""
+    made: list[int] = []
+
+    def counted(members, moves):
+        made.append(len(members))
+        return sweep_tables(members, moves)
+
+    monkeypatch.setattr(triton, "sweep_tables", counted)
+    mine, theirs = triton.TritonBackend(), backend("reference")
+    memory = [random((257 * 8,)).to(device) for _ in range(2)]
+    for weights, shape, dtype, wanted in (
+        (memory, (257, 8), torch.float32, 1),
+        (memory, (514, 8), torch.bfloat16, 2),  # other tensors at these addresses
+        ([part.clone() for part in memory], (257, 8), torch.float32, 3),
+    ):
+        for step in range(3):
+            pair = [part.view(dtype).view(shape).copy_(random(shape)) for part in weights]
+            moves = [Move((Term(Direction(3, step), 0.01),))]
+            ours, others = (
+                [Target(weight, Window.whole(seed, shape)) for seed, weight in enumerate(some)]
+                for some in (pair, [weight.clone() for weight in pair])
+            )
+            mine.sweep_(ours, moves)
+            theirs.sweep_(others, moves)
+            for one, other in zip(ours, others, strict=True):
+                assert torch.equal(one.weight, other.weight)
+            assert len(made) == wanted and made[-1] == 2

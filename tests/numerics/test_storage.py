@@ -12,7 +12,7 @@ from zoft.backends import Move, Rounding, Term
 from zoft.directions import Direction, Distribution
 from zoft.errors import UsageError
 from zoft.space import ParameterSpace
-from zoft.storage import choose_rounding
+from zoft.storage import choose_rounding, free_bytes
 
 PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "numerics.py"
 _spec = importlib.util.spec_from_file_location("numerics_benchmark", PATH)
@@ -78,3 +78,10 @@ def test_rounding_by_name() -> None:
     assert choose_rounding([torch.zeros(1)], "stochastic") is Rounding.STOCHASTIC
     with pytest.raises(UsageError, match="there are: auto, nearest"):
         choose_rounding([torch.zeros(1)], "truncate")
+
+
+def test_what_torch_keeps_of_a_gpu_is_free(monkeypatch) -> None:
+    """After a large tensor was let go the driver calls its memory used."""
+    for name, value in (("mem_get_info", (10, 100)), ("memory_reserved", 70), ("memory_allocated", 30)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_bytes(torch.device("cuda", 0)) == 10 + (70 - 30)

@@ -1,8 +1,10 @@
 """`zoft probe`: a checkpoint's curvature, and the learning rates it allows, as text."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from zoft.cli import main
 from zoft.config import load_config
@@ -47,3 +49,17 @@ def test_probe_knows_the_directions_of_the_run() -> None:
 def test_probe_refuses_what_it_cannot_turn_into_a_learning_rate(changes, words) -> None:
     with pytest.raises(UsageError, match=words):
         measure(load_config(changes, {}))
+
+
+def test_probe_measures_on_the_device_that_a_run_would_train_on(monkeypatch) -> None:
+    class Arrived(Exception):
+        pass
+
+    class Model:
+        def to(self, device: torch.device) -> None:
+            raise Arrived(str(device))
+
+    monkeypatch.setattr("zoft.finetune.materials.gather_materials", lambda run: SimpleNamespace(model=Model()))
+    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(device=torch.device("cuda", 1)))
+    with pytest.raises(Arrived, match="cuda:1"):
+        measure(load_config(["recipe=quickstart"], {}))

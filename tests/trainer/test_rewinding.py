@@ -11,7 +11,7 @@ from zoft.trainer import ZOConfig, ZOTrainer
 from zoft.trainer.recording import RecordTrajectory
 from zoft.trainer.rewinding import Rewinding
 from zoft.trainer.settings import ZOSettings
-from zoft.trajectory import TrajectoryLog, replay
+from zoft.trajectory import Snapshot, TrajectoryLog, replay
 
 REWIND = {"guard": "rewind", "guard_patience": 3, "stability": "off", "logging_steps": 1000}
 
@@ -102,3 +102,23 @@ def test_a_new_model_gets_new_callbacks(tiny_model, arguments, rows) -> None:
         own = [c for c in trainer.callback_handler.callbacks if isinstance(c, RecordTrajectory | Rewinding)]
         assert len(own) == 2 and all(c.optimizer is trainer.zo for c in own)
         assert trainer.zo.steps == 6 and led_to(trainer, tiny_model())
+
+
+def test_places_to_go_back_to_are_in_cpu_memory_wherever_they_were_loaded() -> None:
+    """With several processes Trainer loads an optimizer's state onto the GPU, which has no room for copies of the weights."""
+
+    class Loaded:
+        def cpu(self) -> str:
+            return "on the CPU"
+
+    state = {
+        "step": 3,
+        "rule_state": {},
+        "skipped": 1,
+        "weights": {"w": Loaded()},
+        "residuals": {},
+        "momenta": {"w": Loaded()},
+    }
+    found = Snapshot.of_state(state)
+    assert found.weights == found.momenta == {"w": "on the CPU"}
+    assert found.residuals == {} and (found.step, found.skipped) == (3, 1)

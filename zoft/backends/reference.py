@@ -13,6 +13,7 @@ from zoft.directions.rademacher import LANES
 from zoft.errors import UsageError
 
 PANEL_ELEMENTS = 1 << 20  # z is drawn for about this many elements at a time
+PANEL_ELEMENTS_GPU = 1 << 22  # there an operation on fewer takes less time than its launch
 
 
 class ReferenceBackend(Backend):
@@ -37,7 +38,7 @@ class ReferenceBackend(Backend):
         source = weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
         sink = source if target.out is None else target.out.detach().view(window.shape)
         residual = None if target.residual is None else target.residual.view(window.shape)
-        panel_rows = max(LANES, PANEL_ELEMENTS // window.columns // LANES * LANES)  # whole blocks: none is drawn twice
+        panel_rows = _panel_rows(weight, window)
         for start in range(0, window.rows, panel_rows):
             rows = slice(start, min(start + panel_rows, window.rows))
             panel = window.panel(rows.start, rows.stop)
@@ -120,7 +121,7 @@ def add_(target: Target, dense: Callable[[slice], torch.Tensor], move: Move, rou
     window = target.window
     weight = target.weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
     residual = None if target.residual is None else target.residual.view(window.shape)
-    panel_rows = max(LANES, PANEL_ELEMENTS // max(window.columns, 1) // LANES * LANES)
+    panel_rows = _panel_rows(weight, window)
     for start in range(0, window.rows, panel_rows):
         rows = slice(start, min(start + panel_rows, window.rows))
         low = None if residual is None else residual[rows]
@@ -136,9 +137,19 @@ def add_(target: Target, dense: Callable[[slice], torch.Tensor], move: Move, rou
         target.weight.detach().copy_(weight.view(target.weight.shape))
 
 
+def _panel_rows(weight: torch.Tensor, window: Window) -> int:
+    """Whole blocks of signs: none is drawn twice."""
+    elements = PANEL_ELEMENTS_GPU if weight.device.type == "cuda" else PANEL_ELEMENTS
+    return max(LANES, elements // max(window.columns, 1) // LANES * LANES)
+
+
 def scalar(value: float, like: torch.Tensor) -> torch.Tensor:
-    """A scalar rounded to the accumulator's type, so that the product is taken in that type."""
-    return torch.tensor(value, dtype=like.dtype, device=like.device)
+    """A scalar rounded to the accumulator's type, so that a product or sum with it is taken in that type.
+
+    It stays on the host, from where a launch takes it along: to bring it to a GPU, the host would wait for all that runs there.
+    Nothing is divided by it, since there torch multiplies by the reciprocal of such a scalar.
+    """
+    return torch.tensor(value, dtype=like.dtype)
 
 
 def load(high: torch.Tensor, low: torch.Tensor | None) -> torch.Tensor:

@@ -12,6 +12,7 @@ from zoft.backends.base import Backend, Move, Rounding, Target, Term
 from zoft.backends.reference import PANEL_ELEMENTS, ReferenceBackend, scalar
 from zoft.backends.tensor_moves import TensorMove, drawn
 from zoft.directions import Direction, Window, draw_rows
+from zoft.directions.roots import root
 
 
 class ScaledBackend(ReferenceBackend):
@@ -26,11 +27,11 @@ class ScaledBackend(ReferenceBackend):
 
     def draw(self, direction: Direction, window: Window, device: torch.device) -> torch.Tensor:
         h = self._scales[window.stream].view(-1, window.total_columns)[window.row : window.row + window.rows]
-        return drawn(self.inner, (Term(direction, 1.0),), window, h) / torch.sqrt(h)
+        return drawn(self.inner, (Term(direction, 1.0),), window, h) / root(h)
 
     def draw_rows(self, direction: Direction, window: Window, rows: torch.Tensor) -> torch.Tensor:
         h = self._scales[window.stream].view(-1, window.total_columns)[window.row + rows]
-        return draw_rows(direction, window, rows).to(h.dtype) / torch.sqrt(h)
+        return draw_rows(direction, window, rows).to(h.dtype) / root(h)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ class StandingBackend(TritonBackend):
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._tables: dict[tuple[tuple[Move, ...], tuple[Point, ...], torch.device], Moves] = {}
         self._sweeps: dict[tuple[int, tuple[tuple[int, ...], ...]], list[tuple[Launch, torch.Tensor]]] = {}
         self._spent: _Spent | None = None

@@ -17,6 +17,7 @@ import torch
 from zoft.backends.base import Backend, Move, Point, Rounding, Target, wide
 from zoft.backends.reference import add_, scalar
 from zoft.directions import Window
+from zoft.directions.roots import root
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class WindowedMove(TensorMove):
 
 def adapted(m: torch.Tensor, v: torch.Tensor, factor: float, unbias: float, delta: float) -> torch.Tensor:
     """factor m / (sqrt(unbias v) + delta)."""
-    return (m * scalar(factor, m)) / (torch.sqrt(v * scalar(unbias, v)) + scalar(delta, v))
+    return (m * scalar(factor, m)) / (root(v * scalar(unbias, v)) + scalar(delta, v))
 
 
 def drawn(backend: Backend, terms: Point, window: Window, like: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -15,7 +16,9 @@ from zoft.errors import UsageError
 from zoft_kernels import (
     INTERPRETED,
     Moves,
+    Table,
     Weights,
+    alike,
     axpby_,
     dot,
     panel_pair,
@@ -23,15 +26,20 @@ from zoft_kernels import (
     perturbed_linear,
     sweep_,
 )
+from zoft_kernels import tables as sweep_tables
 
 _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
 _HALVES = (torch.bfloat16, torch.float16)
+SWEEPS = 256  # of which the tables are kept: a step has a few, and a streamed model's as many for each block
 
 
 class TritonBackend(Backend):
     """One launch an op; a sweep is one launch a storage type, whatever the number of parameters."""
 
     name = "triton"
+
+    def __init__(self) -> None:
+        self._sweep_tables: OrderedDict[tuple[object, ...], list[Table]] = OrderedDict()  # used last, last
 
     def axpby_(self, target: Target, moves: Sequence[Move], rounding: Rounding = Rounding.NEAREST) -> None:
         for some, how in _passes(moves, rounding):
@@ -125,7 +133,14 @@ class TritonBackend(Backend):
 
     def _sweep(self, members: list[Weights], moves: Moves, rounding: int) -> None:
         """Launch a sweep over parameters of one device."""
-        sweep_(members, moves, rounding)
+        known = alike(members, moves)
+        made = self._sweep_tables.pop(known, None)
+        if made is None:
+            made = sweep_tables(members, moves)
+            if len(self._sweep_tables) >= SWEEPS:
+                self._sweep_tables.popitem(last=False)
+        self._sweep_tables[known] = made
+        sweep_(members, moves, rounding, made)
 
 
 def _term(term: Term) -> tuple[bool, int, int, int, float]:
@@ -182,7 +197,7 @@ def _weights(target: Target, rounding: Rounding) -> Weights:
         raise UsageError(
             f"`out` must be contiguous {weight.dtype} {tuple(weight.shape)}, not {out.dtype} {tuple(out.shape)}"
         )
-    wanted = rounding.residual_dtype
+    wanted = rounding.residual_dtype if weight.dtype in _HALVES else None
     given = None if residual is None else residual.dtype
     if weight.dtype in _HALVES and (wanted is not given or (wanted and weight.dtype is torch.float16)):
         raise UsageError(f"rounding {rounding.value} cannot store {weight.dtype} with a residual of {given}")

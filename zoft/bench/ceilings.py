@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from zoft.bench.timing import once
+from zoft.bench.timing import once, repeated
 
-ELEMENTS = 1 << 25  # float32: 134 MB, larger than any cache
+ELEMENTS, ELEMENTS_GPU = 1 << 25, 1 << 27  # float32: 134 MB, larger than any cache; there much more than a launch costs
+PRODUCT, PRODUCT_GPU = (1024, 1024, 4096), (4096, 4096, 4096)  # rows, summed over, columns
+CALLS_GPU = 8  # behind one another: an idle GPU waits for Python first
 
 
 @dataclass(frozen=True)
@@ -17,22 +19,26 @@ class Ceilings:
     """Sustained rates of plain torch."""
 
     bandwidth: float  # bytes a second, read and written together: w += c over a tensor larger than the caches
-    flops: float  # a second, of a [1024, 1024] by [1024, 4096] product in the dtype
+    flops: float  # a second, of a product of `PRODUCT`'s sizes in the dtype
 
     @classmethod
     def measure(cls, dtype: torch.dtype, device: torch.device | str = "cpu", repeats: int = 9) -> Ceilings:
-        memory = torch.zeros(ELEMENTS, device=device)
-        left = torch.ones(1024, 1024, dtype=dtype, device=device)
-        right = torch.ones(4096, 1024, dtype=dtype, device=device)
-        seconds: dict[str, list[float]] = {"add": [], "product": []}
+        on_gpu = torch.device(device).type == "cuda"
+        elements, calls = (ELEMENTS_GPU, CALLS_GPU) if on_gpu else (ELEMENTS, 1)
+        rows, inner, columns = PRODUCT_GPU if on_gpu else PRODUCT
+        memory = torch.zeros(elements, device=device)
+        left = torch.randn(rows, inner, device=device).to(dtype)  # of ones a GPU would make more a second
+        right = torch.randn(columns, inner, device=device).to(dtype)
+        work = {"add": lambda: memory.add_(1.0), "product": lambda: left @ right.t()}
+        seconds: dict[str, list[float]] = {name: [] for name in work}
         for number in range(repeats + 2):
-            add, product = once(lambda: memory.add_(1.0), device).wall, once(lambda: left @ right.t(), device).wall
-            if number >= 2:
-                seconds["add"].append(add)
-                seconds["product"].append(product)
+            for name, run in work.items():
+                taken = once(repeated(run, calls), device).wall
+                if number >= 2:
+                    seconds[name].append(taken)
         return cls(
-            8 * ELEMENTS / statistics.median(seconds["add"]),
-            2 * 1024 * 1024 * 4096 / statistics.median(seconds["product"]),
+            8 * elements / statistics.median(seconds["add"]),
+            2 * rows * inner * columns / statistics.median(seconds["product"]),
         )
 
     def seconds(self, moved: float, operations: float) -> float:

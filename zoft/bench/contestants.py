@@ -126,6 +126,7 @@ class Contestants:
         self._model, self._batch = model, batch
         self.splits: dict[str, list[Split]] = {}
         self._mezo: MeZO | None = None
+        self._capturing: ZOOptimizer | None = None  # of `captured`
 
     def get(self, name: str) -> Callable[[], object]:
         """
@@ -153,14 +154,20 @@ class Contestants:
         return self._step(name, mode, kind)
 
     def peak(self, name: str, work: Callable[[], object]) -> Callable[[], object]:
-        """What to run for the memory of contestant `name`, whose steps are `work`: a graph takes its own when it is made."""
+        """What to run for the memory of contestant `name`, whose steps are `work`: a graph takes its own when it is made.
+
+        What an optimizer keeps beside the weights is there before, as it is with the others.
+        """
         return (lambda: self._captured()()) if name == CAPTURED else work
 
     def _captured(self) -> Callable[[], object]:
         from zoft.captured import CapturedStep
 
         model, ids = self._model, {"ids": self._batch.ids}
-        optimizer = ZOOptimizer(model, LR, eps=EPS, backend="triton", **MODES["read_only"])
+        optimizer = self._capturing
+        if optimizer is None:
+            optimizer = self._capturing = ZOOptimizer(model, LR, eps=EPS, backend="triton", **MODES["read_only"])
+        optimizer.catch_up()
         step = CapturedStep(optimizer, lambda given: Batch(given["ids"]).unpadded(model), ids)
         return lambda: step(ids)
 

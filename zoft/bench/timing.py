@@ -92,6 +92,20 @@ def once(work: Callable[[], object], device: torch.device | str = "cpu") -> Samp
     return Sample((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps)
 
 
+def repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
+    """So many runs, one handed over behind the other, as one of so many steps: for `once`, their mean.
+
+    A GPU is idle while Python makes ready the first of them alone.
+    """
+
+    def run() -> None:
+        for _ in range(times):
+            work()
+
+    run.steps = times  # type: ignore[attr-defined]
+    return run
+
+
 def ratio(samples: Samples, of: str, to: str, clock: str = "wall") -> Spread:
     """Of the times of two contestants, round by round."""
     pairs = zip(samples[of], samples[to], strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,26 @@ class NoHost(TorchDispatchMode):
             raise _refused(name, "makes a tensor of numbers that Python holds")
         if name == "index" and any(_is_mask(index) for index in tensors(args[1:])):
             raise _refused(name, "picks by a mask, so that the host waits for a size")
-        result = func(*args, **kwargs)
         copies = name in ("_to_copy", "copy_")  # any other operation may read a scalar of the CPU's: a constant
+        if copies and len(set(_places(args, kwargs))) > 1:  # before it is made: a GPU that captures would break off
+            raise _refused(name, "has tensors on two devices")
+        result = func(*args, **kwargs)
         if len({tensor.device for tensor in tensors((args, kwargs, result)) if tensor.ndim or copies}) > 1:
             raise _refused(name, "has tensors on two devices")
         return result
+
+
+def _places(args: Any, kwargs: Any) -> Iterator[torch.device]:
+    """Where a copy comes from, and where it goes."""
+    yield from (tensor.device for tensor in tensors((args, kwargs)))
+    if kwargs.get("device") is not None:
+        wanted = torch.device(kwargs["device"])
+        yield next((tensor.device for tensor in tensors(args) if _same(tensor.device, wanted)), wanted)
+
+
+def _same(device: torch.device, wanted: torch.device) -> bool:
+    """Whether a device is the one that was named, perhaps without its number."""
+    return device.type == wanted.type and wanted.index in (None, device.index)
 
 
 def _is_mask(index: torch.Tensor) -> bool:

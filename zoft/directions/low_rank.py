@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from zoft.directions.address import Window
+from zoft.directions.roots import root
 from zoft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def orthonormal(columns: torch.Tensor) -> torch.Tensor:
     """
     q = columns.to(torch.float64).clone()
     for j in range(q.shape[1]):
-        q[:, j] = q[:, j] / torch.sqrt(column_sums(q[:, j, None] * q[:, j, None]))
+        q[:, j] = q[:, j] / root(column_sums(q[:, j, None] * q[:, j, None]))
         if j + 1 < q.shape[1]:
             shares = column_sums(q[:, j, None] * q[:, j + 1 :])
             q[:, j + 1 :] = q[:, j + 1 :] - q[:, j, None] * shares[None, :]

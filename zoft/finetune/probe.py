@@ -122,6 +122,7 @@ def measure(config: RunConfig) -> Report:
         UsageError: nothing but rounding can be seen at any radius; or the settings are wrong.
     """
     import torch
+    from accelerate import PartialState
 
     from zoft.directions.mask import Mask
     from zoft.estimators import estimator
@@ -139,6 +140,7 @@ def measure(config: RunConfig) -> Report:
         raise UsageError(f"reward={config.run.reward} is a step function, which has no curvature; leave reward out")
     materials, zo = gather_materials(config.run), config.zo
     within_budget(config, materials.model)
+    materials.model.to(PartialState().device)
     micro = int(config.training.get("per_device_train_batch_size", 16))
     size = min(micro * int(config.training.get("gradient_accumulation_steps", 1)), len(materials.train))
     if size < 2:

@@ -12,7 +12,7 @@ import torch
 
 from zoft.backends import Move, Target, Term, backend
 from zoft.bench.ceilings import Ceilings
-from zoft.bench.timing import once
+from zoft.bench.timing import once, repeated
 from zoft.config.suggest import did_you_mean
 from zoft.costs.devices import DEVICES, Device
 from zoft.costs.seconds import SWEEP
@@ -21,7 +21,8 @@ from zoft.errors import UsageError
 from zoft.optimizer import ZOOptimizer
 
 CALLS = 50  # of torch that a block of a model makes, each as short as one of a layer of 8 x 8 where the model is small
-WEIGHT = (4096, 2048)  # of which a displaced copy is made: larger than most caches
+WEIGHT, WEIGHT_GPU = (4096, 2048), (32768, 4096)  # of which a displaced copy is made: larger than most caches
+CALLS_GPU = 8  # behind one another, so that Python makes the next ready meanwhile
 ASSUMED = DEVICES["laptop"]  # for a CPU: what is not measured
 
 
@@ -52,7 +53,8 @@ def _measured(dtype: str) -> Device:
     found = Ceilings.measure(kind, where, repeats=5)
     layer, x = torch.nn.Linear(8, 8, device=where), torch.zeros(1, 8, device=where)
     with torch.no_grad():
-        call = statistics.median(once(lambda: layer(x), where).wall for _ in range(50))
+        calls = repeated(lambda: layer(x), CALLS_GPU if where == "cuda" else 1)
+        call = statistics.median(once(calls, where).wall for _ in range(50))
     name = torch.cuda.get_device_name() if where == "cuda" else f"this machine's CPU, {torch.get_num_threads()} threads"
     return replace(
         _like(name, DEVICES["a100"] if where == "cuda" else ASSUMED),
@@ -71,10 +73,11 @@ def _measured(dtype: str) -> Device:
 
 def _drawing(law: Distribution, kind: torch.dtype, where: str, bandwidth: float) -> float:
     """The time of a displaced copy of a weight, in that of reading and writing as many bytes."""
-    weight, ops = torch.zeros(WEIGHT, dtype=kind, device=where), backend("auto", torch.device(where))
+    shape, calls = (WEIGHT_GPU, CALLS_GPU) if where == "cuda" else (WEIGHT, 1)
+    weight, ops = torch.zeros(shape, dtype=kind, device=where), backend("auto", torch.device(where))
     target = Target(weight, Window.whole(1, weight.shape), out=torch.empty_like(weight))
     move = [Move((Term(Direction(1, 0, 0, law), 2.0**-10),))]
-    taken = [once(lambda: ops.axpby_(target, move), where).wall for _ in range(5)][2:]
+    taken = [once(repeated(lambda: ops.axpby_(target, move), calls), where).wall for _ in range(5)][2:]
     return statistics.median(taken) * bandwidth / (2 * weight.nbytes)
 
 

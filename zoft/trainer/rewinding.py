@@ -70,7 +70,7 @@ class Rewinding(TrainerCallback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The places that `state_dict` told of; training that begins next keeps them."""
-        self._anchors = [Snapshot(**anchor) for anchor in state["anchors"]]
+        self._anchors = [Snapshot.of_state(anchor) for anchor in state["anchors"]]
         header = replace(self._header(), capacity=state["capacity"])
         records = bytes(state["records"].tolist())
         size = record_bytes(header) - CHECK_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,6 +38,13 @@ class Snapshot:
             rule_state=optimizer.rule_state,
             skipped=optimizer.skipped,
         )
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> Snapshot:
+        """From a checkpoint's fields; its tensors go to CPU memory, wherever they were loaded to."""
+        copies = {name: value for name, value in state.items() if name in ("weights", "residuals", "momenta")}
+        kept = {name: {key: tensor.cpu() for key, tensor in value.items()} for name, value in copies.items()}
+        return cls(**{**state, **kept})
 
 
 def rewind(optimizer: ZOOptimizer, log: TrajectoryLog, step: int, start: Snapshot) -> None:

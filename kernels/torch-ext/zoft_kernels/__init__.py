@@ -6,14 +6,16 @@ from .launch import INTERPRETED, Moves, key_of
 from .panel_pair import panel_pair
 from .perturbed_embedding import perturbed_embedding
 from .perturbed_linear import perturbed_linear
-from .sweep import WINDOW, Launch, Weights, launches, sweep_
+from .sweep import WINDOW, Launch, Table, Weights, alike, launches, sweep_, tables
 
 __all__ = [
     "INTERPRETED",
     "WINDOW",
     "Launch",
     "Moves",
+    "Table",
     "Weights",
+    "alike",
     "axpby_",
     "dot",
     "key_of",
@@ -22,4 +24,5 @@ __all__ = [
     "perturbed_embedding",
     "perturbed_linear",
     "sweep_",
+    "tables",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .launch import Moves, Window
+from .launch import Moves, Window, untraced, written
 from .walk import walk
 
 
@@ -58,7 +58,11 @@ def axpby_(
         rounding: 0 nearest, 1 stochastic, 2 and 3 with 8 or 16 residual bits.
     """
     tables = (moves.table, moves.values, moves.plan, list(window), decays and moves.decaying, rounding)
-    if out is None:
+    if untraced(weight, residual, out):
+        table, values, plan, _, decaying, how = tables
+        walk(weight, residual, out, None, table, values, plan, window, decaying, how)
+        written(*((weight, residual) if out is None else (out,)))
+    elif out is None:
         _axpby_(weight, residual, *tables)
     else:
         _axpby_out(weight, residual, out, *tables)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import triton
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)  # decided when Triton is imported
 SIGNS, QUADS, FLAT = range(3)
@@ -19,6 +20,10 @@ WARPS = 2
 REGISTERS = 255  # a thread may use; if nothing is said, the assembler sometimes spills a few to fit more programs
 GROUPS = {SIGNS: 8, QUADS: 4, FLAT: 4}  # rows a program handles at once: registers are what is scarce
 INTERPRETER_GROUP = 128  # there it is calls into numpy
+TALL, FEW = (
+    32,
+    256,
+)  # rows at once, and programs: fewer leave most of a GPU idle while each goes down its rows step by step
 
 Term = tuple[bool, int, int, int, float]  # normal?, seed, step, tag (domain:4 | index:12), scale
 Window = tuple[int, int, int, int, int, int]  # first row, rows, first column, columns, of the whole parameter; stream
@@ -99,15 +104,21 @@ class Arrangement:
     column_tiles: int
 
     @classmethod
-    def of(cls, plan: Sequence[int], kind: int, window: Window) -> Arrangement:
+    def of(cls, plan: Sequence[int], kind: int, window: Window, tall: bool = False) -> Arrangement:
+        """
+        Args:
+            tall: where there are FEW programs, each may handle TALL rows at a time and fewer columns: four steps, not 16.
+        """
         row, rows, _, columns, _, _ = window
         width = tile_columns(kind, columns)
         if columns <= FLAT_COLUMNS:
             quads = (-(-(row + rows) // 4) - row // 4) * columns
             return cls(FLAT, width, GROUPS[FLAT], -(-quads // QUAD_ELEMENTS), 1)
         mode = QUADS if plan[3] < 0 or kind == KINDS[torch.float64] else SIGNS
-        group = INTERPRETER_GROUP if INTERPRETED else GROUPS[mode]
-        return cls(mode, width, group, (row + rows - 1) // 128 - row // 128 + 1, -(-columns // width))
+        group, row_tiles = GROUPS[mode], (row + rows - 1) // 128 - row // 128 + 1
+        if tall and mode == SIGNS and row_tiles * -(-columns // width) < FEW:
+            width, group = max(16, width * group // TALL), TALL
+        return cls(mode, width, INTERPRETER_GROUP if INTERPRETED else group, row_tiles, -(-columns // width))
 
 
 def registers(mode: int) -> int | None:
@@ -130,6 +141,21 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 def aligned(columns: int, *tensors: torch.Tensor) -> bool:
     """May 16 bytes be read at once?"""
     return columns % 16 == 0 and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
+def untraced(*tensors: torch.Tensor | None) -> bool:
+    """May a kernel be launched past torch's dispatcher, which takes twice as long as all the rest of a launch?
+
+    Not where somebody looks on: torch.compile, a dispatch mode, or tensors of a kind of their own.
+    """
+    if torch.compiler.is_compiling() or _get_current_dispatch_mode() is not None:
+        return False
+    return all(tensor is None or type(tensor) is torch.Tensor for tensor in tensors)
+
+
+def written(*tensors: torch.Tensor | None) -> None:
+    """Tell autograd, as the dispatcher does: a graph that needs what stood there before must not be walked."""
+    torch.autograd.graph.increment_version([t for t in tensors if t is not None and not t.is_inference()])
 
 
 def on(device: torch.device) -> AbstractContextManager:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .launch import Moves, Window
+from .launch import Moves, Window, untraced, written
 from .walk import walk
 
 
@@ -57,7 +57,13 @@ def panel_pair(
         decays: do the moves' decays apply.
         rounding: of the moves, as for `axpby_`.
     """
-    if moves.plan[0]:
+    if not moves.plan[0]:
+        residual, decays, rounding = None, False, 0
+    if untraced(weight, residual, copies):
+        decaying = decays and moves.decaying
+        walk(weight, residual, None, copies, moves.table, moves.values, moves.plan, window, decaying, rounding)
+        written(copies, *((weight, residual) if moves.plan[0] else ()))
+    elif moves.plan[0]:
         _panel_pair_(
             weight, residual, copies, moves.table, moves.values, moves.plan, list(window), decays and moves.decaying,
             rounding,

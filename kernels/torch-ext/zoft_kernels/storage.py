@@ -41,11 +41,10 @@ def load(weights, lows, offsets, mask, KIND: tl.constexpr, ROUNDING: tl.constexp
     return value
 
 
-@triton.jit
-def dithered(KIND: tl.constexpr, ROUNDING: tl.constexpr):
-    """Does this rounding need random bits?"""
-    narrow: tl.constexpr = (KIND == BFLOAT16) or (KIND == FLOAT16)
-    return narrow and ((ROUNDING == STOCHASTIC) or (ROUNDING == RESIDUAL8))
+@triton.constexpr_function
+def dithered(kind, rounding):
+    """Does this rounding need random bits? (Of a jitted function Triton 3.6 asks it anew in every program.)"""
+    return kind in (1, 2) and rounding in (1, 2)  # BFLOAT16, FLOAT16; STOCHASTIC, RESIDUAL8
 
 
 @triton.jit

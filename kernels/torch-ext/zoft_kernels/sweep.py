@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, WARPS, Arrangement, Moves, Window, aligned, bits, on, registers
+from .launch import KINDS, WARPS, Arrangement, Moves, Window, aligned, on, registers
 from .storage import BFLOAT16, FLOAT16, FLOAT32, RESIDUAL8
 from .tile import walk_tile
 
@@ -120,31 +120,67 @@ class Launch:
         )  # fmt: skip
 
 
-def launches(all_weights: Sequence[Weights], moves: Moves) -> list[Launch]:
-    """Of moves like these over every parameter: one for each storage type and arrangement among them."""
-    groups: dict[tuple[tuple[int, ...], bool, bool], list[tuple[Weights, Arrangement]]] = defaultdict(list)
-    for weights in all_weights:
+@dataclass(frozen=True)
+class Table:
+    """What a launch over some parameters is told of where they are; it holds none of their tensors."""
+
+    addresses: torch.Tensor  # as `Launch.addresses`
+    items: torch.Tensor  # as `Launch.items`
+    form: tuple[int, ...]
+    decays: bool
+    members: tuple[int, ...]  # which of the parameters these are
+
+    def launch(self, all_weights: Sequence[Weights]) -> Launch:
+        """Over these of the parameters, which are where they were when the table was made."""
+        read, written = [], []
+        for weights in (all_weights[member] for member in self.members):
+            parts = [weights.weight] if weights.residual is None else [weights.weight, weights.residual]
+            read += [] if weights.out is None else parts
+            written += parts if weights.out is None else [weights.out]
+        return Launch(self.addresses, self.items, self.form, self.decays, written, read)
+
+
+def alike(all_weights: Sequence[Weights], moves: Moves) -> tuple[object, ...]:
+    """Whatever has the same key has the same `tables`: those of another step, say, while no tensor moves."""
+    places = tuple((w.weight.dtype, w.decays, w.out is None, *w.row()) for w in all_weights)
+    return moves.plan[3] < 0, moves.decaying, places
+
+
+def tables(all_weights: Sequence[Weights], moves: Moves) -> list[Table]:
+    """Of moves like these over every parameter: one for each storage type and arrangement among them.
+
+    Made on the host, tile by tile, and brought to the device: many times the work of the launches themselves.
+    """
+    groups: dict[tuple[tuple[int, ...], bool, bool], list[tuple[int, Arrangement]]] = defaultdict(list)
+    for number, weights in enumerate(all_weights):
         kind, columns = KINDS[weights.weight.dtype], weights.window[3]
         arranged = Arrangement.of(moves.plan, kind, weights.window)
         sink = weights.weight if weights.out is None else weights.out
         tensors = [weights.weight, sink, *([] if weights.residual is None else [weights.residual])]
         form = (kind, arranged.mode, arranged.columns, arranged.group, int(aligned(columns, *tensors)))
-        groups[form, weights.decays and moves.decaying, weights.out is None].append((weights, arranged))
+        groups[form, weights.decays and moves.decaying, weights.out is None].append((number, arranged))
     found = []
     for (form, decays, _), members in groups.items():
-        device = members[0][0].weight.device
-        addresses = torch.tensor([weights.row() for weights, _ in members], dtype=torch.int64).to(device)
+        device = all_weights[members[0][0]].weight.device
+        rows = [all_weights[number].row() for number, _ in members]
+        addresses = torch.tensor(rows, dtype=torch.int64).to(device)
         items = torch.cat([_items(n, arranged) for n, (_, arranged) in enumerate(members)]).to(device)
-        read, written = [], []
-        for weights, _ in members:
-            parts = [bits(weights.weight), *([] if weights.residual is None else [weights.residual])]
-            read += [] if weights.out is None else parts
-            written += parts if weights.out is None else [bits(weights.out)]
-        found.append(Launch(addresses, items, form, decays, written, read))
+        found.append(Table(addresses, items, form, decays, tuple(number for number, _ in members)))
     return found
 
 
-def sweep_(all_weights: Sequence[Weights], moves: Moves, rounding: int = 0) -> None:
-    """Apply the moves to every parameter: one launch for each storage type and arrangement among them."""
-    for launch in launches(all_weights, moves):
-        launch.run(moves, rounding)
+def launches(all_weights: Sequence[Weights], moves: Moves) -> list[Launch]:
+    """Of moves like these over every parameter, with tables of their own."""
+    return [table.launch(all_weights) for table in tables(all_weights, moves)]
+
+
+def sweep_(
+    all_weights: Sequence[Weights], moves: Moves, rounding: int = 0, made: Sequence[Table] | None = None
+) -> None:
+    """Apply the moves to every parameter: one launch for each storage type and arrangement among them.
+
+    Args:
+        made: the `tables` of parameters and moves that are `alike`.
+    """
+    for table in tables(all_weights, moves) if made is None else made:
+        table.launch(all_weights).run(moves, rounding)

@@ -8,7 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .launch import KINDS, WARPS, Arrangement, aligned, bits, on, registers
+from .launch import KINDS, NEAREST, WARPS, Arrangement, aligned, bits, on, registers
 from .storage import RESIDUAL8
 from .tile import walk_tile
 
@@ -57,7 +57,9 @@ def walk(
     """Launch it. Everything is contiguous; the arguments are those of `axpby_` and `panel_pair`."""
     moves, points, forms, fused = plan
     kind = KINDS[weight.dtype]
-    arranged = Arrangement.of(plan, kind, tuple(window))  # type: ignore[arg-type]
+    # Other roundings draw bits for eight rows together, and an update with copies behind it needs the registers
+    tall = rounding == NEAREST and (moves == 0 or copies is None)
+    arranged = Arrangement.of(plan, kind, tuple(window), tall)  # type: ignore[arg-type]
     source = bits(weight)
     sink = source if out is None else bits(out)
     shown = sink if copies is None else bits(copies)
