@@ -99,6 +99,19 @@ def test_normals_over_all_words() -> None:
     assert abs(mean(2, first * second)) < 1e-12
 
 
+def test_rows_that_share_rounding_bits_round_as_if_they_did_not() -> None:
+    """Each rounds up as often as it should, and two together as often as by chance but for 2^-8."""
+    columns, error = 250_000, 5 / 500  # five standard errors
+    bits = rounding_bits(0, 0, Window.whole(3, (16, columns)))
+    for step in (7, 3 << 12, 1 << 15, 40_001):  # of 2^16: how far above the lower neighbour a value lies
+        chance = step / 65536
+        up = ((bits + step >= 65536).double() - chance) / (chance * (1 - chance)) ** 0.5
+        assert bool((up.mean(dim=1).abs() < error).all())
+        together = up @ up.t() / columns - torch.eye(16)
+        bound = 2**-8 + error if chance > 0.01 else 1.0  # rare events have other standard errors
+        assert bool((together.abs() < bound).all())
+
+
 def test_rounding_bits_are_uniform() -> None:
     bits = rounding_bits(0, 0, Window.whole(3, (1000, 300))).double() / 65536
     assert abs(bits.mean() - 0.5) < 5 * (1 / 12) ** 0.5 / bits.numel() ** 0.5

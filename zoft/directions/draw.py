@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import torch
 
-from zoft.directions.address import Window
+from zoft.directions.address import Window, counters
 from zoft.directions.direction import Direction, Distribution, Domain
 from zoft.directions.gaussian import normal_rows, normals
 from zoft.directions.low_rank import LowRank, factors, product
-from zoft.directions.mask import RandomMask, SmallWeights, kept, kept_rows, sixteen_bits
+from zoft.directions.mask import RandomMask, SmallWeights, kept, kept_rows
+from zoft.directions.philox import philox4x32
 from zoft.directions.rademacher import sign_rows, signs
+
+ROUNDING_LANES = 16  # rows that one Philox call serves
 
 
 def sees(direction: Direction, window: Window) -> bool:
@@ -72,7 +75,16 @@ def draw_rows(direction: Direction, window: Window, rows: torch.Tensor) -> torch
 def rounding_bits(seed: int, step: int, window: Window, device: torch.device | str = "cpu") -> torch.Tensor:
     """16 uniform bits for every element of `window`, int32 [rows, columns] in [0, 65536).
 
-    Lane l of a block (row % 8) is half-word l % 2 (low first) of word l // 2; domain ROUNDING, index 0.
+    Lane l of a block (row % 16) is the lower half of word l // 4, turned right by 8 (l % 4) bits; domain ROUNDING, index 0.
+    Of the four lanes of a word each shares a byte with the next, as its upper one and the other's lower one: every lane is
+    uniform, and the roundings of two rows are correlated by at most 2^-8.
     """
     address = Direction(seed, step, 0, domain=Domain.ROUNDING)
-    return sixteen_bits(window, address.counter_tag, address.key, torch.device(device)).to(torch.int32)
+    words, offset = counters(window, address.counter_tag, ROUNDING_LANES, torch.device(device))
+    lanes = [
+        (word >> turn | word << (32 - turn)) & 0xFFFF
+        for word in philox4x32(words, address.key)
+        for turn in (0, 8, 16, 24)
+    ]
+    rows = torch.stack(lanes, dim=1).reshape(-1, window.columns)[offset : offset + window.rows]
+    return rows.to(torch.int32)

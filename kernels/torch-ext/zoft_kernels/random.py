@@ -31,9 +31,10 @@ def sign_bit(words, which, lane):
 
 
 @triton.jit
-def half_word(words, lane):
-    """Half-word `lane` (of 8): 16 rounding bits, int32."""
-    return ((pick(words, lane >> 1) >> ((lane & 1) * 16).to(tl.uint32)) & 0xFFFF).to(tl.int32)
+def dither_bits(words, lane):
+    """16 rounding bits of lane `lane` (of 16), int32: the lower half of a word turned right by whole bytes."""
+    word, turn = pick(words, lane >> 2), ((lane & 3) * 8).to(tl.uint32)
+    return (((word >> turn) | (word << ((32 - turn) & 31))) & 0xFFFF).to(tl.int32)
 
 
 @triton.jit

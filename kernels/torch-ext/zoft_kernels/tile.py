@@ -14,7 +14,7 @@ the same form; a term is (key, tag, 0 signs or 1 normals) with its scale as its 
 import triton
 import triton.language as tl
 
-from .random import draw, half_word, normal_pair, pick, sign_bit
+from .random import dither_bits, draw, normal_pair, pick, sign_bit
 from .storage import FLOAT64, NEAREST, dithered, load, round_value, shown, store
 
 SIGNS, QUADS, FLAT = (tl.constexpr(n) for n in range(3))
@@ -92,8 +92,8 @@ def _sign_rows(
                 value = add_signed(value, _group_signs(second, top, down, GROUP), second_factor, KIND)
             dither = 0
             if dithered(KIND, ROUNDING):
-                eighth = (base >> 3) + group if GROUP == 8 else (base + lane) >> 3
-                dither = half_word(_rounding_words(eighth * place[4] + block, stream, key), lane & 7)
+                sixteenth = (base >> 4) + group // 2 if GROUP == 8 else (base + lane) >> 4
+                dither = dither_bits(_rounding_words(sixteenth * place[4] + block, stream, key), lane & 15)
             value = round_value(value, dither, KIND, ROUNDING)
             store(value, sink + shift, low_sink + shift, below, mask, KIND, ROUNDING, STORE_LOW)
             value = shown(value, KIND, ROUNDING)
@@ -182,14 +182,14 @@ def _add_terms(
 
 
 @triton.jit
-def _round_quad(quad, key, eight_block, lane, stream, KIND: tl.constexpr, ROUNDING: tl.constexpr):
+def _round_quad(quad, key, bits_block, lane, stream, KIND: tl.constexpr, ROUNDING: tl.constexpr):
     v0, v1, v2, v3 = quad
     if dithered(KIND, ROUNDING):
-        words = _rounding_words(eight_block, stream, key)
-        v0 = round_value(v0, half_word(words, lane & 7), KIND, ROUNDING)
-        v1 = round_value(v1, half_word(words, (lane + 1) & 7), KIND, ROUNDING)
-        v2 = round_value(v2, half_word(words, (lane + 2) & 7), KIND, ROUNDING)
-        v3 = round_value(v3, half_word(words, (lane + 3) & 7), KIND, ROUNDING)
+        words = _rounding_words(bits_block, stream, key)
+        v0 = round_value(v0, dither_bits(words, lane & 15), KIND, ROUNDING)
+        v1 = round_value(v1, dither_bits(words, (lane + 1) & 15), KIND, ROUNDING)
+        v2 = round_value(v2, dither_bits(words, (lane + 2) & 15), KIND, ROUNDING)
+        v3 = round_value(v3, dither_bits(words, (lane + 3) & 15), KIND, ROUNDING)
     else:
         v0, v1 = round_value(v0, 0, KIND, ROUNDING), round_value(v1, 0, KIND, ROUNDING)
         v2, v3 = round_value(v2, 0, KIND, ROUNDING), round_value(v3, 0, KIND, ROUNDING)
@@ -208,6 +208,7 @@ def _quad_tile(
     lane = (quad_row & 127).to(tl.int32)
     sign_block = sign_row * total_columns + column + local
     eight_block = eight_row * total_columns + column + local
+    bits_block = (eight_row >> 1) * total_columns + column + local
     inside = (local >= 0) & (local < columns)
     offsets, mask = (), ()
     for i in tl.static_range(4):
@@ -231,7 +232,7 @@ def _quad_tile(
             v0, v1, v2, v3 = _add_terms(
                 (v0, v1, v2, v3), entry, table, values, sign_block, eight_block, lane, stream, KIND, FORMS
             )
-            v0, v1, v2, v3 = _round_quad((v0, v1, v2, v3), tl.load(entry), eight_block, lane, stream, KIND, ROUNDING)
+            v0, v1, v2, v3 = _round_quad((v0, v1, v2, v3), tl.load(entry), bits_block, lane, stream, KIND, ROUNDING)
         store(v0, sink, low_sink, offsets[0], mask[0], KIND, ROUNDING, STORE_LOW)
         store(v1, sink, low_sink, offsets[1], mask[1], KIND, ROUNDING, STORE_LOW)
         store(v2, sink, low_sink, offsets[2], mask[2], KIND, ROUNDING, STORE_LOW)
@@ -252,7 +253,7 @@ def _quad_tile(
             KIND,
             FORMS,
         )
-        c0, c1, c2, c3 = _round_quad((c0, c1, c2, c3), 0, eight_block, lane, stream, KIND, NEAREST)
+        c0, c1, c2, c3 = _round_quad((c0, c1, c2, c3), 0, bits_block, lane, stream, KIND, NEAREST)
         target = copies + point * copy_elements
         store(c0, target, copies, offsets[0], mask[0], KIND, NEAREST, False)
         store(c1, target, copies, offsets[1], mask[1], KIND, NEAREST, False)

@@ -16,8 +16,8 @@ from zoft.backends.cpu.memory import (
     load_pair,
     load_u16,
     load_u32,
+    rotate_right,
     shift_left,
-    shift_right,
     store_pair,
     store_u16,
 )
@@ -103,15 +103,15 @@ def dithered(value, bits, i, down):  # type: ignore[no-untyped-def]
 
     Infinities and NaN have an empty lower half and stay what they are.
     """
-    return np.uint32(bits_of(value) + np.uint32(shift_right(load_u32(bits, i), down) & _LOW))
+    return np.uint32(bits_of(value) + np.uint32(rotate_right(load_u32(bits, i), down) & _LOW))
 
 
 @njit
-def _stepped(value, word, up, back, change, bits, high, next_word, ahead):  # type: ignore[no-untyped-def]
+def _stepped(value, word, up, back, change, bits, down, next_word, ahead):  # type: ignore[no-untyped-def]
     """One element between two steps: back along z, the update along z, on along the next z; its lower half is still there."""
     term = _signed_bits(word, up, back)
     value = float_of(np.uint32(nearest(value + float_of(term)) & _HIGH))
-    dither = np.uint32(bits >> _U16) if high else np.uint32(bits & _LOW)
+    dither = np.uint32(rotate_right(bits, down) & _LOW)
     value = float_of(np.uint32(np.uint32(bits_of(value + float_of(np.uint32(term ^ change))) + dither) & _HIGH))
     return nearest(value + float_of(_signed_bits(next_word, up, ahead)))
 
@@ -121,7 +121,7 @@ def _step_signs(acc, even, odd, bit, back, update, even_bits, odd_bits, shift, n
     """The moves between two steps in place: back along z to nearest, the update along z stochastically, and along the next z to
     nearest; each rounded by itself, as three passes would.
     """
-    up, high, half = np.uint32(31 - bit), shift != 0, count >> 1
+    up, down, half = np.uint32(31 - bit), np.uint32(shift), count >> 1
     back, ahead = bits_of(back), bits_of(ahead)
     change = np.uint32(back ^ bits_of(update))  # from the one term to the other, whatever z's sign
     for i in range(half):
@@ -133,7 +133,7 @@ def _step_signs(acc, even, odd, bit, back, update, even_bits, odd_bits, shift, n
             back,
             change,
             load_u32(even_bits, i),
-            high,
+            down,
             load_u32(next_even, i),
             ahead,
         )
@@ -144,7 +144,7 @@ def _step_signs(acc, even, odd, bit, back, update, even_bits, odd_bits, shift, n
             back,
             change,
             load_u32(odd_bits, i),
-            high,
+            down,
             load_u32(next_odd, i),
             ahead,
         )
@@ -152,7 +152,7 @@ def _step_signs(acc, even, odd, bit, back, update, even_bits, odd_bits, shift, n
     if count & 1 != 0:
         last = low_value(np.uint32(load_u16(acc, count - 1)))
         words = load_u32(even, half), load_u32(even_bits, half), load_u32(next_even, half)
-        last = _stepped(last, words[0], up, back, change, words[1], high, words[2], ahead)
+        last = _stepped(last, words[0], up, back, change, words[1], down, words[2], ahead)
         store_u16(acc, count - 1, np.uint16(last >> _U16))
 
 
@@ -268,9 +268,9 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
                     draw_halves(at, stride, block, width, target, terms[term, TERM.tag], seed, step)
         lane, start = row & 127, 2 * ((row - target[TARGET.row]) * columns + left)
         words = scratch[SCRATCH.words] + 4 * stride * (lane >> 5)
-        bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 7) >> 1)
-        if dithered >= 0 and row >> 3 != drawn_bits:
-            drawn_bits = row >> 3
+        bits = scratch[SCRATCH.bits] + 4 * stride * ((lane & 15) >> 2)
+        if dithered >= 0 and row >> 4 != drawn_bits:
+            drawn_bits = row >> 4
             block = drawn_bits * total + target[TARGET.column] + left
             seed, step = moves[dithered, MOVE.seed], moves[dithered, MOVE.step]
             draw_halves(scratch[SCRATCH.bits], stride, block, width, target, _TAG, seed, step)
@@ -278,7 +278,7 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
             following = words + 32 * stride
             _step_signs(
                 sink + start, words, words + odd, lane & 31, np.float32(scales[moves[0, MOVE.first]]),
-                np.float32(scales[moves[1, MOVE.first]]), bits, bits + odd, (lane & 1) * 16, following, following + odd,
+                np.float32(scales[moves[1, MOVE.first]]), bits, bits + odd, (lane & 3) * 8, following, following + odd,
                 np.float32(scales[moves[2, MOVE.first]]), width,
             )  # fmt: skip
             continue
@@ -296,5 +296,5 @@ def bfloat_signs(moves, terms, scales, decays, target, item, scratch):  # type: 
             else:
                 if first:
                     _copy(at, source + start, width)
-                _dither_signs(at, words, words + odd, lane & 31, scale, bits, bits + odd, (lane & 1) * 16, width)
+                _dither_signs(at, words, words + odd, lane & 31, scale, bits, bits + odd, (lane & 3) * 8, width)
             words += 16 * stride

@@ -61,6 +61,20 @@ def _shifter(name: str) -> Any:
     return shift
 
 
+def _rotator() -> Any:
+    @intrinsic
+    def rotate(typingctx: Any, word: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            number = ir.IntType(32)
+            kind = ir.FunctionType(number, [number, number, number])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.fshr.i32")
+            return builder.call(function, [arguments[0], *arguments])
+
+        return types.uint32(types.uint32, types.uint32), codegen
+
+    return rotate
+
+
 def _prefetcher() -> Any:
     @intrinsic
     def prefetch(typingctx: Any, address: Any) -> Any:
@@ -114,5 +128,6 @@ load_i8, store_i8 = _loader(types.int8), _storer(types.int8)
 load_i64 = _loader(types.int64)
 # shifts by a variable count, [0, 32): numba's own operators widen to 64 bits and LLVM cannot undo it, which halves the lanes
 shift_left, shift_right = _shifter("shl"), _shifter("lshr")
+rotate_right = _rotator()
 bits_of = _caster(types.float32, types.uint32, ir.IntType(32))  # float32 -> uint32, the same bits
 float_of = _caster(types.uint32, types.float32, ir.FloatType())  # and back

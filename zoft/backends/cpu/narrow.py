@@ -27,7 +27,7 @@ from zoft.backends.cpu.tiles import add_scaled, multiply, rounding_of, uses_bits
 
 # Typed, because a plain integer argument would have every callee compiled once more for its literal value.
 _STRIDE, _TILE, _TAG = np.int64(NARROW_LANES), np.int64(TILE_COLUMNS), np.int64(ROUNDING_TAG)
-_ZERO, _ONE, _EIGHT = np.int64(0), np.int64(1), np.int64(8)
+_ZERO, _ONE, _SIXTEEN = np.int64(0), np.int64(1), np.int64(16)
 
 
 @njit
@@ -85,9 +85,9 @@ def narrow(moves, terms, scales, decays, target, item, scratch):  # type: ignore
             wanted = rounding_of(moves, move, rounding)
             if uses_bits(kind, wanted):
                 drawn = _draw_blocks(
-                    target, _EIGHT, row, rows, _TAG, moves[move, MOVE.seed], moves[move, MOVE.step], scratch
+                    target, _SIXTEEN, row, rows, _TAG, moves[move, MOVE.seed], moves[move, MOVE.step], scratch
                 )
-                spread_bits(scratch[SCRATCH.z], scratch[SCRATCH.bits], _STRIDE, drawn, columns, row & 7, rows)
+                spread_bits(scratch[SCRATCH.z], scratch[SCRATCH.bits], _STRIDE, drawn, columns, row & 15, rows)
             round_row(kind, wanted, acc, scratch[SCRATCH.z], _ZERO, count)
         store_row(kind, rounding, acc, target[TARGET.sink], target[TARGET.low_sink], start, count)
         row += rows

@@ -14,6 +14,7 @@ from zoft.backends.cpu.memory import (
     float_of,
     load_f32,
     load_u32,
+    rotate_right,
     shift_left,
     shift_right,
     store_f32,
@@ -194,10 +195,10 @@ def spread_normals(z, normals, stride, lanes, columns, shift, count):  # type: i
 
 @njit
 def spread_bits(bits, words, stride, lanes, columns, shift, count):  # type: ignore[no-untyped-def]
-    """Eight half-words of each lane into uint32 `bits[(block row * 8 + l - shift) * columns + column]`, rows [0, count)."""
+    """16 times 16 bits of each lane into uint32 `bits[(block row * 16 + l - shift) * columns + column]`, rows [0, count)."""
     for lane in range(lanes):
-        first = (lane // columns) * 8 - shift
-        for row in range(max(0, -first), min(8, count - first)):
-            word = load_u32(words, (row >> 1) * stride + lane)
-            half = np.uint32(shift_right(word, np.uint32((row & 1) * 16)) & np.uint32(0xFFFF))
+        first = (lane // columns) * 16 - shift
+        for row in range(max(0, -first), min(16, count - first)):
+            word = load_u32(words, (row >> 2) * stride + lane)
+            half = np.uint32(rotate_right(word, np.uint32((row & 3) * 8)) & np.uint32(0xFFFF))
             store_u32(bits, (first + row) * columns + lane % columns, half)

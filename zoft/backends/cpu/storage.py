@@ -18,7 +18,7 @@ from zoft.backends.cpu.memory import (
     load_i16,
     load_u16,
     load_u32,
-    shift_right,
+    rotate_right,
     store_f32,
     store_i8,
     store_u16,
@@ -134,13 +134,13 @@ def store_row(kind, rounding, acc, sink, low, start, count):  # type: ignore[no-
 
 @njit
 def round_row(kind, rounding, acc, bits, shift, count):  # type: ignore[no-untyped-def]
-    """Round `acc` in place; the 16 random bits of element i are `(bits[i] >> shift) & 0xFFFF` (unused for nearest)."""
+    """Round `acc` in place; the 16 random bits of element i are the lowest of `bits[i]` turned right by `shift`."""
     if kind == F32 or rounding == RESIDUAL16:
         return
     shift32 = np.uint32(shift)
     if rounding == RESIDUAL8:
         for i in range(count):
-            dither = np.uint32(np.uint32(shift_right(load_u32(bits, i), shift32) & np.uint32(0xFFFF)) >> _U8)
+            dither = np.uint32(np.uint32(rotate_right(load_u32(bits, i), shift32) & np.uint32(0xFFFF)) >> _U8)
             total = np.uint32(load_u32(acc, i) + dither)
             store_f32(acc, i, float_of(np.uint32(total & np.uint32(0xFFFFFF00))))
     elif kind == BF16 and rounding == NEAREST:
@@ -148,7 +148,7 @@ def round_row(kind, rounding, acc, bits, shift, count):  # type: ignore[no-untyp
             store_f32(acc, i, float_of(bfloat_nearest(load_u32(acc, i))))
     elif kind == BF16:
         for i in range(count):
-            dither = np.uint32(shift_right(load_u32(bits, i), shift32) & np.uint32(0xFFFF))
+            dither = np.uint32(rotate_right(load_u32(bits, i), shift32) & np.uint32(0xFFFF))
             store_f32(acc, i, float_of(bfloat_dithered(load_u32(acc, i), dither)))
     elif rounding == NEAREST:
         for i in range(count):
@@ -166,7 +166,7 @@ def round_row(kind, rounding, acc, bits, shift, count):  # type: ignore[no-untyp
         for i in range(count):
             value = load_u32(acc, i)
             body, sign = np.uint32(value & _ABS), np.uint32(value & _SIGN)
-            dither = np.uint32(shift_right(load_u32(bits, i), shift32) & np.uint32(0xFFFF))
+            dither = np.uint32(rotate_right(load_u32(bits, i), shift32) & np.uint32(0xFFFF))
             normal = np.uint32(np.uint32(body + np.uint32(dither >> np.uint32(3))) & np.uint32(0xFFFFE000))
             normal = _INF if normal >= _F16_OVER else normal
             grid = min(float_of(body) * _UP24, _LIMIT)

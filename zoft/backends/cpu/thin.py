@@ -111,9 +111,9 @@ def single_product(moves, terms, scales, decays, target, item, scratch):  # type
         if not at_random:
             _add_pairs(sink + 2 * start, even, even + odd, factor, scale, width)
             continue
-        if row >> 3 != drawn:
-            drawn = row >> 3
+        if row >> 4 != drawn:
+            drawn = row >> 4
             block = drawn * total + target[TARGET.column] + left
             draw_halves(bits, stride, block, width, target, _TAG, moves[0, MOVE.seed], moves[0, MOVE.step])
-        some = bits + 4 * stride * ((row & 7) >> 1)
-        _dither_pairs(sink + 2 * start, even, even + odd, factor, scale, some, some + odd, (row & 1) * 16, width)
+        some = bits + 4 * stride * ((row & 15) >> 2)
+        _dither_pairs(sink + 2 * start, even, even + odd, factor, scale, some, some + odd, (row & 3) * 8, width)

@@ -163,13 +163,13 @@ def _move_tile(
         wanted = rounding_of(moves, move, rounding)
         if uses_bits(kind, wanted):
             philox_row(
-                scratch[SCRATCH.bits], _TILE, (row >> 3) * total + column, _ZERO, count, _TAG,
+                scratch[SCRATCH.bits], _TILE, (row >> 4) * total + column, _ZERO, count, _TAG,
                 target[TARGET.stream_low], target[TARGET.stream_high], moves[move, MOVE.seed], moves[move, MOVE.step],
             )  # fmt: skip
         for r in range(rows):
-            lane = (row + r) & 7
-            bits = scratch[SCRATCH.bits] + (lane >> 1) * _ROW_BYTES
-            round_row(kind, wanted, acc + r * pitch, bits, (lane & 1) * 16, count)
+            lane = (row + r) & 15
+            bits = scratch[SCRATCH.bits] + (lane >> 2) * _ROW_BYTES
+            round_row(kind, wanted, acc + r * pitch, bits, (lane & 3) * 8, count)
 
 
 @njit
@@ -183,7 +183,7 @@ def _wide_batch(moves, terms, scales, decays, target, item, first, last, again, 
     low_sink = target[TARGET.low_sink]
     drawn = np.int64(-1)
     row = item[ITEM.row]
-    while row < stop:  # groups of 8 rows that share rounding bits
+    while row < stop:  # groups of 8 rows, which share normals and rounding bits
         rows = min(stop, ((row >> 3) + 1) << 3) - row
         if row >> 7 != drawn:
             drawn = row >> 7
