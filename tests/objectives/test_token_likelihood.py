@@ -191,6 +191,22 @@ def test_models_that_do_something_with_their_logits(change, mode, panels) -> Non
             torch.testing.assert_close(mine, by_definition(model, batch), rtol=1e-6, atol=1e-6)
 
 
+def test_memory_that_runs_out_behind_the_head_is_no_sign_that_a_model_needs_its_logits(panels) -> None:
+    """All of them would need more still."""
+    model, batch = tiny.build("opt"), text()
+
+    def fails(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle, seen = model.register_forward_hook(fails), widths(model)
+    with torch.no_grad(), pytest.raises(torch.OutOfMemoryError):
+        LanguageModelling().losses(model, batch)
+    handle.remove()
+    with torch.no_grad():
+        LanguageModelling().losses(model, batch)
+    assert seen == [1, 1]
+
+
 def test_lockstep_with_a_model_that_holds_its_logits(panels) -> None:
     """Its first loss is taken twice, which is no other way of calling its modules."""
     model, batch = tiny.build("gemma2"), text()

@@ -62,7 +62,7 @@ def _laptop() -> Device:
     source = "assumed: 8 cores with AVX2, two channels of memory, a disk of 1 GB/s"
     return Device(
         "laptop", 16 * GB, 40 * GB, flops, link=1 * GB, peers=1 * GB, launch=0.3e-3, displace=0.1e-3, signs=1.4,
-        normals=5.4, source=source, asynchronous=False,
+        normals=4.8, source=source, asynchronous=False,
     )  # fmt: skip
 
 

@@ -91,8 +91,8 @@ def token_log_likelihoods(model: nn.Module, logits: Callable[[], torch.Tensor], 
     try:
         with only_rows(head, wanted):
             found = logits()
-    except (IndexError, RuntimeError):
-        if wanted.made is None:
+    except (IndexError, RuntimeError) as error:
+        if wanted.made is None or isinstance(error, torch.OutOfMemoryError):
             raise  # not about what the head returned
     if (
         found is not None and wanted.made is None
