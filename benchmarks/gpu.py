@@ -28,13 +28,12 @@ import torch
 from zoft.backends import Move, Rounding, Target, Term, backend
 from zoft.bench import rows
 from zoft.bench.bars import Bar
-from zoft.bench.timing import Spread, interleave, once, ratio, repeated
+from zoft.bench.timing import CALLS_GPU, Spread, interleave, once, ratio, repeated
 from zoft.directions import Direction, Distribution, Window
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = ("test_axpby", "test_sweep", "test_population_kernels", "test_custom_ops", "test_captured")
 ELEMENTS = (65536, 4096)  # 0.5 GB in bfloat16: larger than any cache
-CALLS = 8  # of an op behind one another, so that Python makes the next ready meanwhile: half a pass would be its share
 WANTED = {Distribution.RADEMACHER: 0.85, Distribution.GAUSSIAN: 0.70}  # of the copy bandwidth, in bfloat16
 CONTESTANTS = "forwards,mezo,read_only,lockstep,in_place,low_rank,low_rank_lockstep,captured"
 PEAK_BATCH = "16x50"
@@ -58,7 +57,7 @@ def kernels(dtype: torch.dtype, rounds: int, device: str, elements: tuple[int, i
         except Exception as error:
             found.append(failed(name, op, error))
             del work[op]
-    samples = interleave({op: repeated(run, CALLS) for op, run in work.items()}, rounds, device, warm=2)
+    samples = interleave({op: repeated(run, CALLS_GPU) for op, run in work.items()}, rounds, device, warm=2)
     moved = 2 * weight.numel() * weight.element_size()
     for op, taken in samples.items():
         rate = Spread.of([moved / sample.wall / 1e12 for sample in taken])

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from zoft.backends import Move, Rounding, Target, Term, available, backend
-from zoft.directions import Direction, Distribution, Window
+from zoft.directions import Direction, Distribution, Window, gaussian, rademacher
+from zoft.directions.draw import ROUNDING_LANES
 from zoft.errors import UsageError
 
 FAST = [name for name in available() if name not in ("reference", "triton")]
@@ -81,7 +82,7 @@ def test_windows_into_displaced_copies(name, rows, columns, row, column, gaussia
 @pytest.mark.parametrize("steps", [1, 2])
 def test_blocks_on_both_sides_of_a_carry(name, distribution, dtype, steps) -> None:
     """Within these rows the lower half of the block's number begins anew at column 496."""
-    lanes = 128 if distribution is Distribution.RADEMACHER else 4
+    lanes = rademacher.LANES if distribution is Distribution.RADEMACHER else gaussian.LANES
     window = Window(5, lanes * (2**32 // 600), 3, 0, 515, 600)
     start = torch.linspace(-1, 1, 3 * 515).reshape(3, 515).to(dtype)
     results = [start.clone(), start.clone()]
@@ -89,6 +90,23 @@ def test_blocks_on_both_sides_of_a_carry(name, distribution, dtype, steps) -> No
     for which, weight in zip(("reference", name), results, strict=True):
         backend(which).axpby_(Target(weight, window), moves)
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("rounding", [Rounding.STOCHASTIC, Rounding.RESIDUAL8])
+@pytest.mark.parametrize(("column", "columns"), [(0, 515), (490, 20)])
+def test_rounding_blocks_on_both_sides_of_a_carry(name, rounding, column, columns) -> None:
+    """As above; the rows begin inside a block of sixteen."""
+    window = Window(5, ROUNDING_LANES * (2**32 // 600) + 5, 30, column, columns, 600)
+    start = torch.linspace(-1, 1, 30 * columns).reshape(30, columns).to(torch.bfloat16)
+    results = []
+    for which in ("reference", name):
+        weight = start.clone()
+        low = None if rounding is Rounding.STOCHASTIC else torch.zeros(start.shape, dtype=torch.int8)
+        move = Move((Term(Direction(1, 2), 1e-4),), rounding_key=(1, 2))
+        backend(which).axpby_(Target(weight, window, residual=low), [move], rounding)
+        results.append((weight, torch.empty(0) if low is None else low))
+    assert all(map(torch.equal, *results)) and not torch.equal(results[0][0], start)
 
 
 @pytest.mark.parametrize("name", FAST)

@@ -99,17 +99,28 @@ def test_normals_over_all_words() -> None:
     assert abs(mean(2, first * second)) < 1e-12
 
 
-def test_rows_that_share_rounding_bits_round_as_if_they_did_not() -> None:
-    """Each rounds up as often as it should, and two together as often as by chance but for 2^-8."""
-    columns, error = 250_000, 5 / 500  # five standard errors
-    bits = rounding_bits(0, 0, Window.whole(3, (16, columns)))
-    for step in (7, 3 << 12, 1 << 15, 40_001):  # of 2^16: how far above the lower neighbour a value lies
-        chance = step / 65536
-        up = ((bits + step >= 65536).double() - chance) / (chance * (1 - chance)) ** 0.5
-        assert bool((up.mean(dim=1).abs() < error).all())
-        together = up @ up.t() / columns - torch.eye(16)
-        bound = 2**-8 + error if chance > 0.01 else 1.0  # rare events have other standard errors
-        assert bool((together.abs() < bound).all())
+def test_rounding_bits_are_halves_of_turned_words() -> None:
+    """Element by element as docs/design.md has it."""
+    bits = rounding_bits(4, 6, Window(9, 13, 40, 2, 3, total_columns=7))
+    for place in range(bits.numel()):
+        row, column = 13 + place // 3, 2 + place % 3
+        counter = (row // 16 * 7 + column, 2 << 28, 9, 0)  # domain 2
+        word = int(philox4x32(tuple(torch.tensor([part]) for part in counter), (4, 6))[row % 16 // 4])
+        turn = 8 * (row % 4)
+        assert int(bits[place // 3, place % 3]) == (word >> turn | word << (32 - turn)) & 0xFFFF
+
+
+def test_rows_that_share_a_byte_of_rounding_bits_round_nearly_apart() -> None:
+    """Exact: P(both up) - P(up) P(up) for rows whose 16 bits are (a, b) and (b, c), by where their values lie."""
+    byte, limits = torch.arange(256.0), torch.arange(1.0, 65536.0, 37)[:, None]  # of 2^16: up where bits reach it
+    by_upper = (256 * byte + 256 - limits).clamp(0, 256) / 256  # [limits, b], b the upper byte
+    by_lower = (65536 - limits + byte) // 256 / 256  # b the lower one
+    chance = (65536 - limits[:, 0]) / 65536
+    torch.testing.assert_close(by_upper.mean(dim=1), chance)
+    covariance = by_upper @ by_lower.t() / 256 - chance[:, None] * chance[None, :]
+    variance = chance * (1 - chance)
+    assert float(covariance.abs().max()) <= 2**-10
+    assert float((covariance.diagonal() / variance).abs().max()) <= 2**-8 * 1.001
 
 
 def test_rounding_bits_are_uniform() -> None:

@@ -82,7 +82,8 @@ def test_tables_of_addresses_are_made_once(device, monkeypatch) -> None:
     for weights, shape, dtype, wanted in (
         (memory, (257, 8), torch.float32, 1),
         (memory, (514, 8), torch.bfloat16, 2),  # other tensors at these addresses
-        ([part.clone() for part in memory], (257, 8), torch.float32, 3),
+        (memory, (514, 8), torch.float16, 3),
+        ([part.clone() for part in memory], (257, 8), torch.float32, 4),
     ):
         for step in range(3):
             pair = [part.view(dtype).view(shape).copy_(random(shape)) for part in weights]

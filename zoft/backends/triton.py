@@ -30,7 +30,9 @@ from zoft_kernels import tables as sweep_tables
 
 _ROUNDINGS = {Rounding.NEAREST: 0, Rounding.STOCHASTIC: 1, Rounding.RESIDUAL8: 2, Rounding.RESIDUAL16: 3}
 _HALVES = (torch.bfloat16, torch.float16)
-SWEEPS = 256  # of which the tables are kept: a step has a few, and a streamed model's as many for each block
+# Of which the tables are kept, 12 bytes a tile (some 20 MB of a 13B model's): a step has a few, and a streamed model's as many
+# for each block
+SWEEPS = 256
 
 
 class TritonBackend(Backend):
@@ -197,7 +199,7 @@ def _weights(target: Target, rounding: Rounding) -> Weights:
         raise UsageError(
             f"`out` must be contiguous {weight.dtype} {tuple(weight.shape)}, not {out.dtype} {tuple(out.shape)}"
         )
-    wanted = rounding.residual_dtype if weight.dtype in _HALVES else None
+    wanted = rounding.residual_dtype
     given = None if residual is None else residual.dtype
     if weight.dtype in _HALVES and (wanted is not given or (wanted and weight.dtype is torch.float16)):
         raise UsageError(f"rounding {rounding.value} cannot store {weight.dtype} with a residual of {given}")

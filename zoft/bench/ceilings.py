@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from zoft.bench.timing import once, repeated
+from zoft.bench.timing import CALLS_GPU, once, repeated
 
 ELEMENTS, ELEMENTS_GPU = 1 << 25, 1 << 27  # float32: 134 MB, larger than any cache; there much more than a launch costs
 PRODUCT, PRODUCT_GPU = (1024, 1024, 4096), (4096, 4096, 4096)  # rows, summed over, columns
-CALLS_GPU = 8  # behind one another: an idle GPU waits for Python first
 
 
 @dataclass(frozen=True)

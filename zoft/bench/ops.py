@@ -8,12 +8,11 @@ from typing import Any
 import torch
 
 from zoft.backends import Backend, Move, Rounding, Target, Term, backend
-from zoft.bench.timing import Spread, interleave, ratio, repeated
+from zoft.bench.timing import CALLS_GPU, Spread, interleave, ratio, repeated
 from zoft.directions import Direction, Distribution, Window
 
 COLUMNS = 1024
 BYTES = {"cpu": 1 << 27, "cuda": 1 << 29}  # several times the last cache: a share of fewer bytes would still lie in it
-CALLS_GPU = 8  # behind one another, so that Python makes the next ready meanwhile
 STEP = 2.0**-10
 
 

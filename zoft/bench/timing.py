@@ -92,6 +92,9 @@ def once(work: Callable[[], object], device: torch.device | str = "cpu") -> Samp
     return Sample((time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps)
 
 
+CALLS_GPU = 8  # behind one another: their `repeated` mean is the work's own time, but for an eighth of Python's share
+
+
 def repeated(work: Callable[[], object], times: int) -> Callable[[], object]:
     """So many runs, one handed over behind the other, as one of so many steps: for `once`, their mean.
 

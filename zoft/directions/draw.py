@@ -77,7 +77,7 @@ def rounding_bits(seed: int, step: int, window: Window, device: torch.device | s
 
     Lane l of a block (row % 16) is the lower half of word l // 4, turned right by 8 (l % 4) bits; domain ROUNDING, index 0.
     Of the four lanes of a word each shares a byte with the next, as its upper one and the other's lower one: every lane is
-    uniform, and the roundings of two rows are correlated by at most 2^-8.
+    uniform, and of two rows, which round up or not, the covariance is at most 2^-10 (0.25 were they one).
     """
     address = Direction(seed, step, 0, domain=Domain.ROUNDING)
     words, offset = counters(window, address.counter_tag, ROUNDING_LANES, torch.device(device))

@@ -14,7 +14,7 @@ the same bits. One Philox call gives eight normals, a word two of them, a point 
 Bits 8 to 15 serve twice, as the finest of u and as the finest of t, so that the points lie on spirals instead of circles.
 Neither is less uniform for it: there are 2^24 radii and 2^16 angles, and an angle tells of u what lies beyond its first
 16 bits. Over all words the mean is -7e-8, the variance 1 - 5e-7, the third moment -1e-6, the fourth 3 - 1.5e-5; the two of a
-word are uncorrelated, as bit 1 is the sign of their product; beyond 4 and 5 standard deviations lie 0.9995 and 0.98 of what
+word are uncorrelated, as bit 1 turns the sign of their product; beyond 4 and 5 standard deviations lie 0.9995 and 0.98 of what
 should (`tests/directions/test_directions.py` adds them up).
 
 The coefficients are minimax fits made for this file: relative error 3.0e-8 for ln, 2.8e-8 absolute for cosine and 4.8e-9 for

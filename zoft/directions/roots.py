@@ -7,7 +7,7 @@ import torch
 
 
 def root(x: torch.Tensor) -> torch.Tensor:
-    """sqrt(x), rounded as IEEE asks.
+    """sqrt(x) of float32 or float64 that is not negative, rounded as IEEE asks.
 
     GPUs do that. torch's root on CPUs (MKL's) is a unit of the last place off for one in five float32, and otherwise for the
     few at the end of a tensor, so that the bits of an element would depend on the panel that it is computed in.

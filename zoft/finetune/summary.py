@@ -64,7 +64,7 @@ class Summary:
             after=after[metric],
             official={key.removeprefix("test_"): (before[key], after[key]) for key in found[1:]},
             steps=trainer.state.global_step,
-            steps_per_second=taken / training["train_runtime"],
+            steps_per_second=taken / training["train_runtime"] if taken else 0.0,
             skipped_steps=getattr(trainer, "zo_skipped_steps", 0),  # a first-order trainer skips none
             best_step=_best_step(trainer),
             folder=trainer.args.output_dir or "",

@@ -12,7 +12,7 @@ import torch
 
 from zoft.backends import Move, Target, Term, backend
 from zoft.bench.ceilings import Ceilings
-from zoft.bench.timing import once, repeated
+from zoft.bench.timing import CALLS_GPU, once, repeated
 from zoft.config.suggest import did_you_mean
 from zoft.costs.devices import DEVICES, Device
 from zoft.costs.seconds import SWEEP
@@ -22,7 +22,6 @@ from zoft.optimizer import ZOOptimizer
 
 CALLS = 50  # of torch that a block of a model makes, each as short as one of a layer of 8 x 8 where the model is small
 WEIGHT, WEIGHT_GPU = (4096, 2048), (32768, 4096)  # of which a displaced copy is made: larger than most caches
-CALLS_GPU = 8  # behind one another, so that Python makes the next ready meanwhile
 ASSUMED = DEVICES["laptop"]  # for a CPU: what is not measured
 
 

@@ -28,7 +28,7 @@ def losses_follow(trainer: Trainer, own_log: Callable[..., object]) -> bool:
 
     They may unless training ends, evaluates or saves between the two, as far as Trainer's settings tell, or a callback that
     is not Transformers' own, or a `log` other than `own_log` (the class's, or one put on the trainer itself), has something
-    to do there. A callback says by an attribute `reads_weights = False` that it does nothing to weights.
+    to do there. A callback says by an attribute `reads_weights = False` that it neither reads nor writes them there.
     """
     args, state = trainer.args, trainer.state
     done = state.global_step + 1

@@ -20,10 +20,8 @@ WARPS = 2
 REGISTERS = 255  # a thread may use; if nothing is said, the assembler sometimes spills a few to fit more programs
 GROUPS = {SIGNS: 8, QUADS: 4, FLAT: 4}  # rows a program handles at once: registers are what is scarce
 INTERPRETER_GROUP = 128  # there it is calls into numpy
-TALL, FEW = (
-    32,
-    256,
-)  # rows at once, and programs: fewer leave most of a GPU idle while each goes down its rows step by step
+TALL = 32  # rows at once where there are few programs
+FEW = 256  # programs: fewer leave most of a GPU idle while each goes down its rows step by step
 
 Term = tuple[bool, int, int, int, float]  # normal?, seed, step, tag (domain:4 | index:12), scale
 Window = tuple[int, int, int, int, int, int]  # first row, rows, first column, columns, of the whole parameter; stream

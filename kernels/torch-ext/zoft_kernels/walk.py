@@ -57,7 +57,7 @@ def walk(
     """Launch it. Everything is contiguous; the arguments are those of `axpby_` and `panel_pair`."""
     moves, points, forms, fused = plan
     kind = KINDS[weight.dtype]
-    # Other roundings draw bits for eight rows together, and an update with copies behind it needs the registers
+    # Other roundings draw bits for eight rows at a time, half of a block; an update with copies behind it needs the registers
     tall = rounding == NEAREST and (moves == 0 or copies is None)
     arranged = Arrangement.of(plan, kind, tuple(window), tall)  # type: ignore[arg-type]
     source = bits(weight)

@@ -183,7 +183,7 @@ def _wide_batch(moves, terms, scales, decays, target, item, first, last, again, 
     low_sink = target[TARGET.low_sink]
     drawn = np.int64(-1)
     row = item[ITEM.row]
-    while row < stop:  # groups of 8 rows, which share normals and rounding bits
+    while row < stop:  # groups of 8 rows, which share normals and half of a block of rounding bits
         rows = min(stop, ((row >> 3) + 1) << 3) - row
         if row >> 7 != drawn:
             drawn = row >> 7
