@@ -20,6 +20,7 @@ from zoft.backends.polar import core, gram
 from zoft.backends.reference import ReferenceBackend
 from zoft.backends.shaped import ShapedBackend
 from zoft.directions import Direction, DirectionSource, Distribution, LowRank, Window, draw
+from zoft.directions.roots import root
 from zoft.errors import UsageError
 from zoft.estimate import Estimate, Step
 from zoft.estimators import estimator
@@ -293,7 +294,7 @@ def test_every_op_sees_the_same_scaled_directions(dtype: torch.dtype) -> None:
     direction = DirectionSource(2, Distribution.GAUSSIAN).at(1)[0]
     slot, point = space.slots[0], (Term(direction, 0.25),)
     (h,) = space.momenta.of(["curvature"], slot.name)
-    wanted = (slot.weight.float() + draw(direction, slot.window) / torch.sqrt(h) * 0.25).to(dtype)
+    wanted = (slot.weight.float() + draw(direction, slot.window) / root(h) * 0.25).to(dtype)
     target, ids, copies = (
         Target(slot.weight, slot.window),
         torch.tensor([[299, 0, 131]]),
