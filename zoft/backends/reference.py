@@ -38,7 +38,7 @@ class ReferenceBackend(Backend):
         source = weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
         sink = source if target.out is None else target.out.detach().view(window.shape)
         residual = None if target.residual is None else target.residual.view(window.shape)
-        panel_rows = _panel_rows(weight, window)
+        panel_rows = rows_of_a_panel(weight, window)
         for start in range(0, window.rows, panel_rows):
             rows = slice(start, min(start + panel_rows, window.rows))
             panel = window.panel(rows.start, rows.stop)
@@ -121,7 +121,7 @@ def add_(target: Target, dense: Callable[[slice], torch.Tensor], move: Move, rou
     window = target.window
     weight = target.weight.detach().reshape(window.shape)  # a copy only where the weight is not contiguous
     residual = None if target.residual is None else target.residual.view(window.shape)
-    panel_rows = _panel_rows(weight, window)
+    panel_rows = rows_of_a_panel(weight, window)
     for start in range(0, window.rows, panel_rows):
         rows = slice(start, min(start + panel_rows, window.rows))
         low = None if residual is None else residual[rows]
@@ -137,7 +137,7 @@ def add_(target: Target, dense: Callable[[slice], torch.Tensor], move: Move, rou
         target.weight.detach().copy_(weight.view(target.weight.shape))
 
 
-def _panel_rows(weight: torch.Tensor, window: Window) -> int:
+def rows_of_a_panel(weight: torch.Tensor, window: Window) -> int:
     """Whole blocks of signs: none is drawn twice."""
     elements = PANEL_ELEMENTS_GPU if weight.device.type == "cuda" else PANEL_ELEMENTS
     return max(LANES, elements // max(window.columns, 1) // LANES * LANES)

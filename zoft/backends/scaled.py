@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from zoft.backends.base import Backend, Move, Rounding, Target, Term
-from zoft.backends.reference import PANEL_ELEMENTS, ReferenceBackend, scalar
+from zoft.backends.reference import ReferenceBackend, rows_of_a_panel, scalar
 from zoft.backends.tensor_moves import TensorMove, drawn
 from zoft.directions import Direction, Window, draw_rows
 from zoft.directions.roots import root
@@ -47,7 +47,7 @@ class CurvedMove(TensorMove):
         terms = tuple(Term(term.direction, self.factor * term.scale) for term in self.terms)
         backend.axpby_(target, [Move(terms, self.decay, self.rounding_key)], rounding)
         h = buffers[0].view(target.window.shape)
-        step = max(1, PANEL_ELEMENTS // max(target.window.columns, 1))
+        step = rows_of_a_panel(target.weight, target.window)
         for start in range(0, target.window.rows, step):
             rows = slice(start, min(start + step, target.window.rows))
             growth = torch.full_like(h[rows], self.keep)

@@ -27,6 +27,7 @@ import torch
 
 from zoft.directions.address import Window, block_counters, counters
 from zoft.directions.philox import Words, philox4x32
+from zoft.directions.roots import root
 
 LANES = 8  # rows that one Philox call serves
 
@@ -64,8 +65,7 @@ def _radius(word: torch.Tensor) -> torch.Tensor:
     mantissa = (bits - (exponent << 23)).view(torch.float32)
     f = mantissa - 1.0
     log = exponent.to(torch.float32) * LN2 + (f + (f * f) * _horner(LOG, f))
-    # through float64: torch's float32 root on CPUs (MKL's) is not correctly rounded; rounded twice, this one is
-    return torch.sqrt((-2.0 * log).to(torch.float64)).to(torch.float32)
+    return root(-2.0 * log)
 
 
 def _legs(word: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""`max_time`: a run that stops by the clock. And how many of a run's steps were taken in this process."""
+"""`max_time`: a run that stops by the clock. And at which step a run began in this process."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from transformers import TrainerCallback
 from zoft.distributed import gather
 
 
-class TakenHere(TrainerCallback):
-    """Steps taken since training began here: those before a checkpoint that it went on from are not among them."""
+class Begun(TrainerCallback):
+    """At which step training began here: that of the checkpoint that it went on from, or 0."""
 
-    def __init__(self) -> None:
-        self.steps = 0
-        self._first = 0
+    step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._first = state.global_step
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.steps = state.global_step - self._first
+        self.step = state.global_step
 
 
 class MaxTime(TrainerCallback):

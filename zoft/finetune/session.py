@@ -17,7 +17,7 @@ from zoft.config.load import known_settings
 from zoft.config.run import FIRST_ORDER
 from zoft.directions import DirectionSource
 from zoft.errors import UsageError
-from zoft.finetune.clock import MaxTime, TakenHere
+from zoft.finetune.clock import Begun, MaxTime
 from zoft.finetune.features import StoredFeatures, head_of
 from zoft.finetune.folder import how_to_go_on, run_folder
 from zoft.finetune.materials import QUICKSTART, Materials, gather_materials
@@ -56,8 +56,8 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
     _rehearse(config, materials)
     trainer = _trainer(config, args, materials)
     show_briefly(trainer)
-    here = TakenHere()
-    trainer.add_callback(here)
+    begun = Begun()
+    trainer.add_callback(begun)
     first_score = _rehearse_reward(trainer, materials)
     folder = Path(args.output_dir)
     speak = trainer.is_world_process_zero()
@@ -93,7 +93,7 @@ def finetune(config: RunConfig, measured: bool = False, on_dev: bool = False) ->
         tasks=materials.task.name,
     )
     peak = step_bytes(config.run.method, trainer, materials) if measured else None
-    summary = Summary.of(config, trainer, here.steps, result.metrics, before, after, peak)
+    summary = Summary.of(config, trainer, begun.step, result.metrics, before, after, peak)
     # The comparison takes a step, and with several processes a step needs all of them
     plain = config.run.method == "zo" and config.run.memory_budget is None  # a streamed model cannot be copied
     compare = config.run.model == QUICKSTART and plain and trainer.args.world_size == 1

@@ -44,7 +44,7 @@ class Summary:
         cls,
         config: RunConfig,
         trainer: TaskEvaluation,
-        taken: int,
+        begun: int,
         training: dict[str, float],
         before: dict[str, float],
         after: dict[str, float],
@@ -53,8 +53,9 @@ class Summary:
         """From the metrics of Trainer, whose own steps a second are the steps asked for by the time of those taken.
 
         Args:
-            taken: steps of this process: a run that goes on from a checkpoint has more.
+            begun: the step at which this process began: that of the checkpoint that it went on from, or 0.
         """
+        taken = trainer.state.global_step - begun
         found = [key for key in after if key.startswith("test_") and key not in _NOT_METRICS]
         metric = found[0] if found else "test_loss"
         return cls(

@@ -59,8 +59,7 @@ def axpby_(
     """
     tables = (moves.table, moves.values, moves.plan, list(window), decays and moves.decaying, rounding)
     if untraced(weight, residual, out):
-        table, values, plan, _, decaying, how = tables
-        walk(weight, residual, out, None, table, values, plan, window, decaying, how)
+        walk(weight, residual, out, None, *tables)
         written(*((weight, residual) if out is None else (out,)))
     elif out is None:
         _axpby_(weight, residual, *tables)

@@ -59,14 +59,11 @@ def panel_pair(
     """
     if not moves.plan[0]:
         residual, decays, rounding = None, False, 0
+    tables, how = (moves.table, moves.values, moves.plan, list(window)), (decays and moves.decaying, rounding)
     if untraced(weight, residual, copies):
-        decaying = decays and moves.decaying
-        walk(weight, residual, None, copies, moves.table, moves.values, moves.plan, window, decaying, rounding)
+        walk(weight, residual, None, copies, *tables, *how)
         written(copies, *((weight, residual) if moves.plan[0] else ()))
     elif moves.plan[0]:
-        _panel_pair_(
-            weight, residual, copies, moves.table, moves.values, moves.plan, list(window), decays and moves.decaying,
-            rounding,
-        )  # fmt: skip
+        _panel_pair_(weight, residual, copies, *tables, *how)
     else:
-        _panel_pair(weight, copies, moves.table, moves.values, moves.plan, list(window))
+        _panel_pair(weight, copies, *tables)
