@@ -14,6 +14,7 @@ from zoft.objectives import Batch, Objective
 from zoft.tasks.base import Example
 from zoft.tasks.collate import Collator
 from zoft.tasks.encoded import Encoded, EncodedDataset
+from zoft.wide_products import wide_products
 
 
 def evaluate(
@@ -97,7 +98,7 @@ def in_batches(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), wide_products(model.parameters()):
             for start in range(0, len(order), batch_size):
                 numbers = order[start : start + batch_size]
                 items = [dataset[index] for index in numbers]

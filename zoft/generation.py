@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoft.wide_products import wide_products
+
 
 @dataclass(frozen=True)
 class Greedy:
@@ -62,7 +64,7 @@ class Greedy:
         mode = inner.training
         inner.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), wide_products(inner.parameters()):
                 whole = inner.generate(
                     input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=settings
                 )

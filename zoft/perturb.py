@@ -22,6 +22,7 @@ from zoft.errors import UsageError
 from zoft.read_only import InTheMiddle, ReadOnlyView
 from zoft.same_draws import SameDraws
 from zoft.space import ParameterSpace
+from zoft.wide_products import wide_products
 
 logger = logging.getLogger(__name__)
 NAMES = ("auto", "read_only", "in_place")
@@ -266,7 +267,7 @@ def _reversible(distribution: Distribution, eps: float) -> bool:
 
 @contextmanager
 def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
-    """No graph, and dropout, layer drop and batch statistics off.
+    """No graph, dropout, layer drop and batch statistics off, and 16-bit products as quick as they can be.
 
     The root keeps its flag except while its forward runs, since callers read it to tell training from evaluation.
     bitsandbytes layers keep theirs: some repack their weights for good when they are first run outside training.
@@ -278,6 +279,7 @@ def evaluation_mode(model: torch.nn.Module) -> Iterator[None]:
     ]
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
+        stack.enter_context(wide_products(model.parameters()))
         if model.training:
             before = model.register_forward_pre_hook(lambda root, _: _set_training(root, False))
             after = model.register_forward_hook(lambda root, *_: _set_training(root, True), always_call=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from zoft.bench.timing import CALLS_GPU, once, repeated
+from zoft.wide_products import wide_products
 
 ELEMENTS, ELEMENTS_GPU = 1 << 25, 1 << 27  # float32: 134 MB, larger than any cache; there much more than a launch costs
 PRODUCT, PRODUCT_GPU = (1024, 1024, 4096), (4096, 4096, 4096)  # rows, summed over, columns
@@ -15,7 +16,7 @@ PRODUCT, PRODUCT_GPU = (1024, 1024, 4096), (4096, 4096, 4096)  # rows, summed ov
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Sustained rates of plain torch."""
+    """Sustained rates of plain torch, products as forward passes take them."""
 
     bandwidth: float  # bytes a second, read and written together: w += c over a tensor larger than the caches
     flops: float  # a second, of a product of `PRODUCT`'s sizes in the dtype
@@ -32,7 +33,8 @@ class Ceilings:
         seconds: dict[str, list[float]] = {name: [] for name in work}
         for number in range(repeats + 2):
             for name, run in work.items():
-                taken = once(repeated(run, calls), device).wall
+                with torch.no_grad(), wide_products([left]):
+                    taken = once(repeated(run, calls), device).wall
                 if number >= 2:
                     seconds[name].append(taken)
         return cls(

@@ -18,6 +18,7 @@ from zoft.generation import Greedy, prompts_of
 from zoft.objectives import Batch, Objective, Scored
 from zoft.rewards.scoring import Scoring, mean_score
 from zoft.tasks.base import Example
+from zoft.wide_products import wide_products
 
 
 class RewardObjective(Objective):
@@ -74,7 +75,7 @@ class RewardObjective(Objective):
         mode = model.training
         model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), wide_products(model.parameters()):
                 value = -float(self.losses(model, batch).mean())
         finally:
             model.train(mode)

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 
 import torch
 
+from zoft.wide_products import wide_products_elsewhere
+
 T = TypeVar("T")
 Resume = Callable[[], None]
 
@@ -138,6 +140,7 @@ def _surroundings() -> Callable[[], ExitStack]:
         (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
         for kind in ("cpu", *(("cuda",) if torch.cuda.is_available() else ()))
     ]
+    products = wide_products_elsewhere()
     stream = torch.cuda.current_stream() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
 
     def enter() -> ExitStack:
@@ -146,6 +149,7 @@ def _surroundings() -> Callable[[], ExitStack]:
             torch.set_num_threads(threads)
         stack.enter_context(torch.inference_mode(inference))
         stack.enter_context(torch.set_grad_enabled(grad))
+        stack.enter_context(products())
         for kind, dtype, enabled in casts:
             if enabled:
                 stack.enter_context(torch.autocast(kind, dtype=dtype))

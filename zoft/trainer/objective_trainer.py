@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from zoft.trainer.refused import check_smoothing
 from zoft.trainer.renamed import RenamedWeights
+from zoft.wide_products import wide_products
 
 
 class ObjectiveTrainer(RenamedWeights, Trainer):
@@ -52,6 +54,13 @@ class ObjectiveTrainer(RenamedWeights, Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = self.objective(model, inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """As `Trainer.compute_loss_context_manager`; without gradients, 16-bit products are as quick as the processor can."""
+        stack = super().compute_loss_context_manager()
+        model: Any = self.model
+        stack.enter_context(wide_products(model.parameters()))
+        return stack
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As `Trainer.log`, with what the objective says of itself beside the loss."""
