@@ -19,8 +19,10 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-PANEL = 1 << 20  # elements of a weight that are widened at once
-ROWS = 1 << 11  # rows of x that are
+PANEL = 1 << 21  # elements of a weight that are widened at once
+SUMS = 1 << 20  # elements of the result that are summed at once
+ROWS = (1 << 9, 1 << 11)  # of x at once: at least, since all panels are widened again for each such block; at most
+X = 1 << 21  # elements of x at once, where that is between the two
 LEAST_ROWS = 8  # of fewer, torch's own products are quicker
 LEAST = 1 << 19  # multiplications, below which a call costs more than it saves
 
@@ -113,10 +115,11 @@ class _Wide(TorchFunctionMode):
             y: [m, n]; may be `start`.
         """
         (m, inner), n = x.shape, right.shape[1]
-        columns = max(1, PANEL // inner)
+        height = min(max(X // inner, ROWS[0]), ROWS[1], m)
+        columns = max(1, min(PANEL // inner, SUMS // height))
         start = None if start is None else start.expand(m, n)
-        for top in range(0, m, ROWS):
-            rows = slice(top, min(m, top + ROWS))
+        for top in range(0, m, height):
+            rows = slice(top, min(m, top + height))
             wide = self._room("x", rows.stop - top, inner).copy_(x[rows])
             for left in range(0, n, columns):
                 here = slice(left, min(n, left + columns))

@@ -10,6 +10,7 @@ from zoft.bench.peak import RESET
 RUN = """
 import sys, torch
 from torch import nn
+from zoft import wide_products
 from zoft.bench.peak import peak_bytes
 from zoft.lockstep import BatchLoss
 from zoft.optimizer import ZOOptimizer
@@ -28,9 +29,12 @@ class LM(nn.Module):
         each = nn.functional.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none")
         return each.view(ids.shape).mean(1)
 
+mode, dtype = sys.argv[1:]
+wide = [torch.bfloat16] if mode != "plain" else []  # plain: torch's own products, whatever the processor
+wide_products.slow_dtypes = lambda: frozenset(wide)
 torch.manual_seed(0)
-model = LM()
-optimizer = ZOOptimizer(model, lr=1e-6, panels="lockstep" if sys.argv[1] == "lockstep" else "jit")
+model = LM().to(getattr(torch, dtype))
+optimizer = ZOOptimizer(model, lr=1e-6, panels="lockstep" if mode == "lockstep" else "jit")
 ids = torch.randint(0, 200_000, (2, 64))
 
 def plain():
@@ -47,24 +51,27 @@ def loss(ids):
 
 for _ in range(2):
     optimizer.step(loss(ids[:, :2]))  # compiles, and audits the first passes
-work = {"plain": plain, "twice": twice}.get(sys.argv[1], lambda: optimizer.step(loss(ids)))
+work = {"plain": plain, "twice": twice}.get(mode, lambda: optimizer.step(loss(ids)))
 print(peak_bytes(work))
 """
 
 
-def peak(mode: str) -> int:
-    done = subprocess.run([sys.executable, "-c", RUN, mode], capture_output=True, text=True, check=True)
+def peak(mode: str, dtype: str) -> int:
+    done = subprocess.run([sys.executable, "-c", RUN, mode, dtype], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 
-@pytest.mark.parametrize(("step", "forwards"), [("jit", "plain"), ("lockstep", "twice")])
-def test_a_read_only_step_peaks_at_most_15_percent_above_plain_inference(step, forwards) -> None:
-    """Of the same rows at once: in lockstep those of both points."""
+@pytest.mark.parametrize(
+    ("step", "forwards", "dtype"),
+    [("jit", "plain", "float32"), ("lockstep", "twice", "float32"), ("jit", "plain", "bfloat16")],
+)
+def test_a_read_only_step_peaks_at_most_15_percent_above_plain_inference(step, forwards, dtype) -> None:
+    """Of the same rows at once: in lockstep those of both points. In bfloat16 the step's products are taken in float32."""
     try:
         open(RESET, "w").close()
     except OSError:
         pytest.skip(f"{RESET} cannot be written here: resident peaks are not counted")
-    plain, whole = peak(forwards), peak(step)
+    plain, whole = peak(forwards, dtype), peak(step, dtype)
     print(f"{forwards} {plain / 1e6:.1f} MB, {step} {whole / 1e6:.1f} MB")
-    assert plain > 100e6, plain  # logits of 128 positions, and what the loss makes of them
+    assert plain > 80e6, plain  # logits of 128 positions, and what the loss makes of them
     assert whole <= 1.15 * plain, (whole, plain)

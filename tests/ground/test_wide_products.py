@@ -26,7 +26,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a processor without 16-bit products, with panels and rows that leave several of each, and remainders."""
     monkeypatch.setattr(module, "slow_dtypes", lambda: frozenset(NARROW))
     monkeypatch.setattr(module, "PANEL", 70 * 30)
-    monkeypatch.setattr(module, "ROWS", 20)
+    monkeypatch.setattr(module, "ROWS", (20, 20))
     monkeypatch.setattr(module, "LEAST", 1)
 
 

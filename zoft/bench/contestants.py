@@ -1,6 +1,7 @@
 """What is timed against what: forward passes alone, MeZO as published, and a step of zoft in each of its modes.
 
 forwards            two plain forwards, logits of every position (some of a head's rows at a time) and next-token loss
+forwards_torch      the same with torch's own 16-bit products, also where the processor has none (zoft/wide_products.py)
 forwards_held       the same by the model's own loss, which holds all logits
 forwards_label      two plain forwards of the same prompts, logits of the candidates at the last position only
 mezo                MeZO's step on the forwards of `forwards`
@@ -54,7 +55,7 @@ MODES: dict[str, dict[str, Any]] = {
     "low_rank_lockstep": {"perturbation": "read_only", "weight_rounding": "auto", "panels": "lockstep", **THIN},
 }
 CAPTURED = "captured"
-PLAIN = ("forwards", "forwards_held", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
+PLAIN = ("forwards", "forwards_torch", "forwards_held", "forwards_label", "mezo", "mezo_passes", "mezo_harness")
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,8 @@ class Contestants:
             loss = {"forwards": batch.full, "forwards_held": batch.held, "forwards_label": batch.label}.get(name)
             if loss is not None:
                 return lambda: self._two(loss)
+            if name == "forwards_torch":
+                return torch.no_grad()(lambda: [batch.full(model).mean().item() for _ in range(2)])
         if name.startswith("mezo"):
             mezo = self._mezo = self._mezo or MeZO(copy.deepcopy(model), LR, eps=EPS)
             if name == "mezo_passes":
