@@ -28,7 +28,18 @@ from zoft.bench.shapes import random_model, stored_bytes
 from zoft.freed_memory import keep_freed_memory
 
 RESULTS = Path(__file__).resolve().parent / "results" / "step.csv"
-DEFAULT = (*(name for name in PLAIN if name != "forwards_torch"), "read_only", "lockstep", "in_place", "in_place_passes", "read_only_label", "in_place_label")
+DEFAULT = (
+    *(name for name in PLAIN if name != "forwards_torch"),
+    *("read_only", "lockstep", "in_place", "in_place_passes", "read_only_label", "in_place_label"),
+)
+    *(name for name in PLAIN if name != "forwards_torch"),
+    "read_only",
+    "lockstep",
+    "in_place",
+    "in_place_passes",
+    "read_only_label",
+    "in_place_label",
+)
 
 
 def main() -> None:

@@ -22,6 +22,7 @@ EXPORTS = {
     "keep_freed_memory": "zoft.freed_memory",
     "load_config": "zoft.config",
     "stream": "zoft.streaming.stream",
+    "wide_products": "zoft.products",
 }
 
 __all__ = ["EXPORTS", "__version__", *sorted(EXPORTS)]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -11,10 +11,10 @@ from zoft.errors import UsageError
 from zoft.generation import Greedy
 from zoft.metrics import Outcome, metric
 from zoft.objectives import Batch, Objective
+from zoft.products import wide_products
 from zoft.tasks.base import Example
 from zoft.tasks.collate import Collator
 from zoft.tasks.encoded import Encoded, EncodedDataset
-from zoft.wide_products import wide_products
 
 
 def evaluate(

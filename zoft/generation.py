@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoft.wide_products import wide_products
+from zoft.products import wide_products
 
 
 @dataclass(frozen=True)

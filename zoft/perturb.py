@@ -19,10 +19,10 @@ from zoft.backlog import Backlog
 from zoft.directions import Distribution
 from zoft.displaced import report_too_large
 from zoft.errors import UsageError
+from zoft.products import wide_products
 from zoft.read_only import InTheMiddle, ReadOnlyView
 from zoft.same_draws import SameDraws
 from zoft.space import ParameterSpace
-from zoft.wide_products import wide_products
 
 logger = logging.getLogger(__name__)
 NAMES = ("auto", "read_only", "in_place")

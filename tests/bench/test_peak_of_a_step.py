@@ -10,7 +10,7 @@ from zoft.bench.peak import RESET
 RUN = """
 import sys, torch
 from torch import nn
-from zoft import wide_products
+from zoft import products
 from zoft.bench.peak import peak_bytes
 from zoft.lockstep import BatchLoss
 from zoft.optimizer import ZOOptimizer
@@ -31,7 +31,7 @@ class LM(nn.Module):
 
 mode, dtype = sys.argv[1:]
 wide = [torch.bfloat16] if mode != "plain" else []  # plain: torch's own products, whatever the processor
-wide_products.slow_dtypes = lambda: frozenset(wide)
+products.slow_dtypes = lambda: frozenset(wide)
 torch.manual_seed(0)
 model = LM().to(getattr(torch, dtype))
 optimizer = ZOOptimizer(model, lr=1e-6, panels="lockstep" if mode == "lockstep" else "jit")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from zoft.bench.timing import CALLS_GPU, once, repeated
-from zoft.wide_products import wide_products
+from zoft.products import wide_products
 
 ELEMENTS, ELEMENTS_GPU = 1 << 25, 1 << 27  # float32: 134 MB, larger than any cache; there much more than a launch costs
 PRODUCT, PRODUCT_GPU = (1024, 1024, 4096), (4096, 4096, 4096)  # rows, summed over, columns

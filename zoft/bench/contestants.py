@@ -1,7 +1,7 @@
 """What is timed against what: forward passes alone, MeZO as published, and a step of zoft in each of its modes.
 
 forwards            two plain forwards, logits of every position (some of a head's rows at a time) and next-token loss
-forwards_torch      the same with torch's own 16-bit products, also where the processor has none (zoft/wide_products.py)
+forwards_torch      the same with torch's own 16-bit products, also where the processor has none (zoft/products.py)
 forwards_held       the same by the model's own loss, which holds all logits
 forwards_label      two plain forwards of the same prompts, logits of the candidates at the last position only
 mezo                MeZO's step on the forwards of `forwards`

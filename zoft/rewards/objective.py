@@ -16,9 +16,9 @@ from torch import nn
 from zoft.errors import UsageError
 from zoft.generation import Greedy, prompts_of
 from zoft.objectives import Batch, Objective, Scored
+from zoft.products import wide_products
 from zoft.rewards.scoring import Scoring, mean_score
 from zoft.tasks.base import Example
-from zoft.wide_products import wide_products
 
 
 class RewardObjective(Objective):

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 import torch
 
-from zoft.wide_products import wide_products_elsewhere
+from zoft.products import wide_products_elsewhere
 
 T = TypeVar("T")
 Resume = Callable[[], None]

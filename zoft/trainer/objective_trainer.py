@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
+from zoft.products import wide_products
 from zoft.trainer.refused import check_smoothing
 from zoft.trainer.renamed import RenamedWeights
-from zoft.wide_products import wide_products
 
 
 class ObjectiveTrainer(RenamedWeights, Trainer):

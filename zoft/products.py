@@ -103,6 +103,7 @@ class _Wide(TorchFunctionMode):
             and x.shape[-2] >= LEAST_ROWS
             and x.shape[-2] * right.shape[-2] * right.shape[-1] >= LEAST
             and not torch.is_autocast_enabled("cpu")
+            and torch._C._functorch.maybe_current_level() is None  # inside vmap a tensor is many
         )
 
     def onto(self, x: torch.Tensor, right: torch.Tensor, start: torch.Tensor | None, y: torch.Tensor) -> torch.Tensor:
@@ -136,7 +137,8 @@ class _Wide(TorchFunctionMode):
         """A float32 matrix, whose memory is kept for the next product."""
         kept = self._kept.get(name)
         if kept is None or kept.numel() < math.prod(shape):
-            kept = self._kept[name] = torch.empty(math.prod(shape))
+            with torch.inference_mode(False):  # the next product may be outside of it
+                kept = self._kept[name] = torch.empty(math.prod(shape))
         return kept[: math.prod(shape)].view(shape)
 
 
@@ -157,17 +159,24 @@ def _rows_times(wide: _Wide, x: torch.Tensor, right: torch.Tensor, start: torch.
 
 
 def _mm(wide: _Wide, input: Any, mat2: Any, *, out: Any = None, **rest: Any) -> torch.Tensor | None:
-    if rest or not wide.takes(input, mat2, out):
-        return None
-    return wide.onto(input, mat2, None, input.new_empty(len(input), mat2.shape[1]) if out is None else out)
+    return None if rest or input.ndim != 2 or mat2.ndim != 2 else _sum_into(wide, None, input, mat2, out)
 
 
 def _addmm(
     wide: _Wide, input: Any, mat1: Any, mat2: Any, *, out: Any = None, beta: Any = 1, alpha: Any = 1, **rest: Any
 ) -> torch.Tensor | None:
-    if rest or beta != 1 or alpha != 1 or not wide.takes(mat1, mat2, input):
+    plain = not rest and beta == alpha == 1 and mat1.ndim == mat2.ndim == 2
+    return _sum_into(wide, input, mat1, mat2, out) if plain else None
+
+
+def _sum_into(wide: _Wide, start: Any, x: torch.Tensor, right: torch.Tensor, out: Any) -> torch.Tensor | None:
+    if not wide.takes(x, right, start):
         return None
-    return wide.onto(mat1, mat2, input, mat1.new_empty(len(mat1), mat2.shape[1]) if out is None else out)
+    if out is None:
+        out = x.new_empty(len(x), right.shape[1])
+    elif out.dtype is not x.dtype or out.shape != (len(x), right.shape[1]):
+        return None
+    return wide.onto(x, right, start, out)
 
 
 def _bmm(wide: _Wide, input: Any, mat2: Any, **rest: Any) -> torch.Tensor | None:

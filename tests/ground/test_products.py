@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import functional
 from transformers import OPTConfig, OPTForCausalLM
 
-from zoft import wide_products as module
+from zoft import products as module
 from zoft.bench.contestants import Batch
 from zoft.lockstep import BatchLoss
 from zoft.optimizer import ZOOptimizer
 from zoft.perturb import evaluation_mode
-from zoft.wide_products import wide_products, wide_products_elsewhere
+from zoft.products import wide_products, wide_products_elsewhere
 
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -106,6 +106,8 @@ def test_all_else_is_left_to_torch(taken: list[tuple[int, ...]], monkeypatch: py
         functional.linear(x.to("meta"), weight.to("meta"))
         functional.linear(x[0], weight)
         torch.addmm(x[:, :30], x, weight.t(), beta=2)
+        with pytest.warns(UserWarning, match="resized"):
+            torch.mm(x, weight.t(), out=torch.zeros(3, dtype=torch.bfloat16))
         with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
             functional.linear(x[:, :69], weight)
         with pytest.raises(RuntimeError, match="dtype"):
@@ -115,6 +117,16 @@ def test_all_else_is_left_to_torch(taken: list[tuple[int, ...]], monkeypatch: py
     with torch.no_grad(), wide_products([weight.float()]):
         functional.linear(x, weight)
     assert weight.grad is not None and taken == []
+
+
+def test_inside_and_outside_of_inference_mode_and_vmap(taken: list[tuple[int, ...]]) -> None:
+    x, weight = numbers(3, 45, 70, dtype=torch.bfloat16), numbers(30, 70, dtype=torch.bfloat16)
+    with torch.no_grad(), wide_products([weight]):
+        with torch.inference_mode():
+            first = functional.linear(x[0], weight)
+        assert torch.equal(functional.linear(x[0], weight), first) and len(taken) == 2
+        each = torch.vmap(lambda rows: functional.linear(rows, weight))(x)
+    assert len(taken) == 2 and each.shape == (3, 45, 30)
 
 
 def test_nested_and_afterwards(taken: list[tuple[int, ...]]) -> None:
