@@ -32,14 +32,6 @@ DEFAULT = (
     *(name for name in PLAIN if name != "forwards_torch"),
     *("read_only", "lockstep", "in_place", "in_place_passes", "read_only_label", "in_place_label"),
 )
-    *(name for name in PLAIN if name != "forwards_torch"),
-    "read_only",
-    "lockstep",
-    "in_place",
-    "in_place_passes",
-    "read_only_label",
-    "in_place_label",
-)
 
 
 def main() -> None:

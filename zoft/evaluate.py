@@ -26,6 +26,7 @@ def evaluate(
     metrics: Sequence[str] = ("accuracy",),
     greedy: Greedy | None = None,
     offsets: torch.Tensor | None = None,
+    reward: Callable[[Sequence[Example], Sequence[int | str]], float] | None = None,
 ) -> dict[str, float]:
     """The metrics, the mean `loss` in nats and the number `n` of examples.
 
@@ -35,6 +36,7 @@ def evaluate(
         metrics: names of `zoft.metrics`; empty: the loss alone.
         greedy: how answers are written, for tasks whose answers are free text; the metrics then compare texts.
         offsets: [n, C] taken off the candidates' scores before one is chosen (calibration); the loss is as without.
+        reward: scores answers (candidates by number, or texts) to the examples of an `EncodedDataset`; told as `reward`.
 
     Raises:
         UsageError: nothing to evaluate, an unknown metric.
@@ -46,7 +48,7 @@ def evaluate(
     def answer(numbers: Sequence[int], items: Sequence[Encoded], batch: Batch) -> None:
         scored = objective.evaluate(model, batch)
         losses.update(zip(numbers, scored.losses.tolist(), strict=True))
-        if greedy is not None and measures:
+        if greedy is not None and (measures or reward):
             predicted.update(zip(numbers, greedy(model, [item.prompt_ids for item in items]), strict=True))
             return
         scores = scored.scores if offsets is None else scored.scores - offsets[list(numbers)].to(scored.scores.device)
@@ -54,8 +56,13 @@ def evaluate(
 
     in_batches(model, dataset, collator, batch_size, answer)
     order = sorted(predicted)
-    outcomes = outcomes_of(dataset, order, [predicted[number] for number in order])
-    values = {name: measure(outcomes) for name, measure in measures.items()}
+    said = [predicted[number] for number in order]
+    values = {}
+    if reward is not None:
+        assert isinstance(dataset, EncodedDataset), "a reward is asked about examples"
+        values["reward"] = reward([dataset.examples[number] for number in order], said)
+    outcomes = outcomes_of(dataset, order, said)
+    values |= {name: measure(outcomes) for name, measure in measures.items()}
     return {**values, "loss": sum(losses.values()) / len(losses), "n": len(losses)}
 
 

@@ -60,6 +60,15 @@ def test_one_table_at_equal_forwards(arguments, tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "out/adamw/trajectory.zoft").exists()
 
 
+def test_a_recipe_that_keeps_its_best_checkpoint_is_compared_by_its_last(arguments) -> None:
+    asked = ["recipe=opt-125m-sst2", *arguments(methods="zo", max_steps=2)]
+    assert read(asked).runs["zo"].training["load_best_model_at_end"] is False
+    kept = [*asked, "eval_strategy=steps", "save_strategy=steps"]
+    kept.remove("save_strategy=no")
+    assert read(kept).runs["zo"].training["load_best_model_at_end"] is True
+    assert read([*asked, "load_best_model_at_end=true"]).runs["zo"].training["load_best_model_at_end"] is True
+
+
 def test_a_first_order_run_is_gradient_descent_on_the_objective(tiny_folder, tmp_path: Path) -> None:
     """In float64, with SGD and one batch of all examples: the weights that a loop by hand leaves, up to its rounding."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments

@@ -123,6 +123,10 @@ def test_a_mean_layer_is_kept_in_an_ordinary_folder(encoder, tiny_folder, tmp_pa
     assert found.model.config.num_hidden_layers == 2  # its head was trained on what it reads: nothing is added again
     for name, weight in from_trajectory(out).state_dict().items():
         assert torch.equal(weight, saved.state_dict()[name])
+    with pytest.raises(UsageError, match="without which the adapter of tuning=lora would be loaded"):
+        gather_materials(
+            load_config(settings(encoder, tmp_path, pooling="mean", tuning="lora", store_features="false")).run
+        )
     with pytest.raises(UsageError, match="pooling=mean is for a classification head"):
         gather_materials(
             load_config(

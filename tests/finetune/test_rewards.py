@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from zoft import from_trajectory
+from zoft.cli import main as zoft
 from zoft.errors import UsageError
 from zoft.finetune import main
 from zoft.metrics import METRICS
@@ -125,6 +126,16 @@ def test_a_function_of_ones_own_is_raised_and_reported(own: Path, arguments) -> 
     assert summary["after"] == summary["official"]["accuracy"][1]
 
 
+@pytest.mark.parametrize("reward", ["own_rewards:bright", "f1"])
+def test_an_evaluation_scores_the_reward_that_it_is_given(own: Path, arguments, reward) -> None:
+    assert main(arguments(reward=reward, max_steps=2)) == 0
+    words = [f"model={own / 'out'}", f"reward={reward}", f"output={own / 'numbers.json'}"]
+    assert zoft(["evaluate", *words]) == 0
+    numbers, summary = (json.loads((own / name).read_text()) for name in ("numbers.json", "out/summary.json"))
+    print(numbers, summary)
+    assert next(iter(numbers)) == summary["metric"] and numbers[summary["metric"]] == summary["after"]
+
+
 def test_missing_scores_are_counted(own: Path, arguments) -> None:
     assert main(arguments(reward="own_rewards:odd_ones", max_steps=2)) == 0
     steps = [entry for entry in history(own / "out") if "reward/mean" in entry]
@@ -169,6 +180,7 @@ def test_rewards_that_cannot_be_used_are_named_before_the_first_step(
         ({"reward": "accuracy", "method": "adamw"}, "has no gradient"),
         ({"reward": "accuracy", "tuning": "head", "store_features": "true"}, "store_features"),
         ({"reward_temperature": "1"}, "set reward"),
+        ({"reward": "accuracy", "reward_temperature": "1"}, "task sst2 chooses among candidates"),
         ({"reward": "accuracy", "reward_temperature": "-1"}, "must be a number >= 0"),
     ],
 )

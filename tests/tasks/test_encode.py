@@ -1,6 +1,9 @@
 """The answer's tokens, and only they, carry the loss; what is shortened is the passage's left end and nothing else."""
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from zoft.errors import UsageError
 from zoft.tasks import Example, resolve
@@ -42,6 +45,16 @@ def test_answer_tokens_are_the_answer_and_nothing_else(causal_tokenizer):
                 assert answer.endswith(squeezed(candidate))
                 last = causal_tokenizer.decode(row.ids[row.answer[0] : row.answer[0] + 1])
                 assert len(answer) - len(squeezed(candidate)) < max(len(squeezed(last)), 1)
+
+
+def test_characters_that_a_tokenizer_leaves_out_do_not_move_the_answer():
+    """A BPE without an unknown token drops them and counts on as if they had not been there."""
+    letters = {letter: number for number, letter in enumerate(" abcdefghijklmnopqrstuvwxyz")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE(letters, [])))
+    for prompt in ("in 7 parts", "in 1999 and 2000", "of 12345678"):
+        (item,) = encode([Example(prompt, (" good", " bad"), 0, 1, passage=(0, 4))], tokenizer, 100)
+        said = ["".join(tokenizer.convert_ids_to_tokens([row.ids[i] for i in row.answer])) for row in item.rows]
+        assert said == [" good", " bad"]
 
 
 def test_labels_of_the_batch_are_the_answers_tokens(causal_tokenizer):

@@ -53,7 +53,9 @@ class _Words:
                 "memory_budget: zoft compare measures a step on a copy of the model, and a streamed one has none"
             )
         asked = {key for key in QUIET if config.sources.get(key) == COMMAND_LINE}
-        quiet = {key: value for key, value in QUIET.items() if key not in asked}
+        quiet: dict[str, object] = {key: value for key, value in QUIET.items() if key not in asked}
+        if quiet and config.sources.get("load_best_model_at_end") != COMMAND_LINE:
+            quiet["load_best_model_at_end"] = False  # a recipe's would choose among evaluations that are not made
         return replace(config, training={**config.training, **quiet})
 
 

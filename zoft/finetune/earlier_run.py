@@ -94,7 +94,7 @@ def earlier_run(model: str | None) -> EarlierRun | None:
         if isinstance(said, dict) and "model" in said:  # a packed log's settings name none
             over = (folder / "adapter_config.json").is_file() and said.get("quantization", "none") != "none"
             kept = {name: said[name] for name in (*DATA, "dtype", *(ADAPTER if over else ())) if name in said}
-            if ":" in str(kept.get("reward")):  # a function of the user's, which no evaluation calls
+            if ":" in str(kept.get("reward")):  # a user's function, which may not be there: given, it is scored
                 del kept["reward"]
             return EarlierRun(file, kept)
     return None

@@ -164,9 +164,11 @@ def _by_prompt(config: RunConfig, materials: Materials, dataset: EncodedDataset,
     if asked.calibration:
         offsets = _offsets(materials, dataset, size)
         facts["calibration"] = "without the passage"
+    own = materials.scoring is not None and materials.scoring.reward is not None
     values = evaluate(
-        materials.model, dataset, materials.objective, collator, size, task.metrics, materials.greedy, offsets=offsets
-    )
+        materials.model, dataset, materials.objective, collator, size, materials.metrics, materials.greedy,
+        offsets=offsets, reward=materials.scoring.mean if own else None,
+    )  # fmt: skip
     return {**values, **facts}
 
 

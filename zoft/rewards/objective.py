@@ -76,7 +76,7 @@ class RewardObjective(Objective):
         model.eval()
         try:
             with torch.no_grad(), wide_products(model.parameters()):
-                value = -float(self.losses(model, batch).mean())
+                value = 0.0 - float(self.losses(model, batch).mean())  # a score of nothing is no -0
         finally:
             model.train(mode)
             self._begin()

@@ -85,7 +85,7 @@ class _Encoder:
                     f"{example.where}: {example.suffix!r} follows the answer, but a model that reads left to right "
                     "would not see it; put {answer} at the end of the template"
                 )
-            rows = [self._causal_row(example, next(tokenised[example.special])) for _ in _asked(example, gold_only)]
+            rows = [self._causal_row(example, c, next(tokenised[example.special])) for c in _asked(example, gold_only)]
             rows = self._fitted(example, rows)
             self._check_distinct(example, [row.ids for row in rows])
             gold = 0 if gold_only else example.gold
@@ -134,11 +134,11 @@ class _Encoder:
             )
         ]
 
-    def _causal_row(self, example: Example, text: _Text) -> tuple[_Text, tuple[int, ...]]:
+    def _causal_row(self, example: Example, candidate: str, text: _Text) -> tuple[_Text, tuple[int, ...]]:
         """The text without what the tokenizer appends (an end of sequence), and where its answer stands."""
         end = max((i for i, special in enumerate(text.special) if not special), default=-1) + 1
         text = _Text(text.ids[:end], text.spans[:end], text.special[:end])
-        seam = len(example.prompt)
+        seam = self._seam(example, candidate, text)
         answer = tuple(i for i, (_, stop) in enumerate(text.spans) if stop > seam and not text.special[i])
         if not answer:
             raise UsageError(
@@ -149,6 +149,18 @@ class _Encoder:
                 f"{example.where}: nothing stands before the answer; the prompt must hold at least one token"
             )
         return text, answer
+
+    def _seam(self, example: Example, candidate: str, text: _Text) -> int:
+        """Where the answer begins, in the characters that tokens count.
+
+        A tokenizer without an unknown token leaves out characters that it does not know, and may not count them.
+        """
+        if not text.spans or text.spans[-1][1] >= len((example.prompt + candidate).rstrip()):
+            return len(example.prompt)
+        (prompt,) = self._tokenised([example.prompt], example.special)
+        return max(
+            (stop for (_, stop), special in zip(prompt.spans, prompt.special, strict=True) if not special), default=0
+        )
 
     def _fitted(self, example: Example, rows: list[tuple[_Text, tuple[int, ...]]]) -> list[TokenRow]:
         """Rows of at most `max_length` tokens; all lose the same number from the left of their passage."""
