@@ -44,6 +44,14 @@ def test_the_table_has_a_row_a_cell(tmp_path, monkeypatch, capsys) -> None:
     ]
 
 
+def test_the_table_names_devices_where_there_are_several(tmp_path, monkeypatch, capsys) -> None:
+    text = HEADER + ROWS + '"AMD, 2 cores, AVX2",c,opt-125m,float32,1x512,in_place,1.010,4.100\n'
+    assert run(tmp_path, monkeypatch, "--table", text=text) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert rows[0].startswith("| opt-125m, float32, 1x512, AMD, 2 cores | 2.90 |")
+    assert rows[2] == "| opt-125m, float32, 1x512, AMD, 2 cores, AVX2 | | | 1.01 (4.1) |"
+
+
 def test_nothing_to_draw_and_no_matplotlib_are_told(tmp_path, monkeypatch, capsys) -> None:
     assert run(tmp_path, monkeypatch, text=HEADER) == 2
     assert "benchmarks/step.py` measures some" in capsys.readouterr().err
