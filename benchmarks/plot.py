@@ -93,7 +93,7 @@ def draw(found: Ratios, path: Path) -> None:
 
 
 def table(found: Ratios) -> str:
-    """Markdown: a row a cell (and its device, where there are several), a column a mode; in brackets how many times as long MeZO's step takes."""
+    """Markdown: a row a cell (with its device, where there are several), a column a mode; in brackets MeZO's step beside it."""
     told = 4 if len({cell[3] for cell in found}) > 1 else 3
     shown = [name for name in NAMES if any(name in cell for cell in found.values())]
     heads = ["shape, weights, rows x tokens", *(NAMES[name] for name in shown)]
@@ -105,7 +105,7 @@ def table(found: Ratios) -> str:
             rival = f" ({figures['mezo_over_it']:.1f})" if "mezo_over_it" in figures else ""
             line.append(f"{figures['to_forwards']:.2f}{rival}" if figures else "")
         lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |") for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines)
 
 
 def main() -> int:

@@ -34,12 +34,12 @@ _inside: ContextVar[Dtypes] = ContextVar("slow dtypes of the passes that run her
 def wide_products(weights: Iterable[torch.Tensor]) -> Iterator[None]:
     """Forward passes inside take large 16-bit products in float32 where the processor has none of that type.
 
-    Nothing changes under autograd and autocast, on other devices, and where no weight is of such a type. May be nested.
+    Nothing changes with gradients enabled, under autocast, on other devices or where no weight is of such a type.
 
     Args:
         weights: those of the model.
     """
-    slow = slow_dtypes() if not torch.is_grad_enabled() and not _inside.get() else frozenset()
+    slow = slow_dtypes() if not _inside.get() else frozenset()
     on_cpu = {weight.dtype for weight in weights if weight.device.type == "cpu"} if slow else set()
     with _taken_wide(slow & on_cpu):
         yield
@@ -103,7 +103,7 @@ class _Wide(TorchFunctionMode):
             and x.shape[-2] >= LEAST_ROWS
             and x.shape[-2] * right.shape[-2] * right.shape[-1] >= LEAST
             and not torch.is_autocast_enabled("cpu")
-            and torch._C._functorch.maybe_current_level() is None  # inside vmap a tensor is many
+            and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]  # vmap: x is many
         )
 
     def onto(self, x: torch.Tensor, right: torch.Tensor, start: torch.Tensor | None, y: torch.Tensor) -> torch.Tensor:
@@ -124,7 +124,7 @@ class _Wide(TorchFunctionMode):
             wide = self._room("x", rows.stop - top, inner).copy_(x[rows])
             for left in range(0, n, columns):
                 here = slice(left, min(n, left + columns))
-                panel = self._room("panel", here.stop - left, inner).copy_(right[:, here].t()).t()
+                panel = self._panel(right[:, here])
                 sums = self._room("sums", len(wide), here.stop - left)
                 if start is None:
                     torch.mm(wide, panel, out=sums)
@@ -132,6 +132,12 @@ class _Wide(TorchFunctionMode):
                     sums.copy_(start[rows, here]).addmm_(wide, panel)
                 y[rows, here] = sums
         return y
+
+    def _panel(self, right: torch.Tensor) -> torch.Tensor:
+        """A widened copy that lies in memory as `right` does: of a layer's weight [n, k], or the transpose of one [k, n]."""
+        if right.stride(0) == 1:
+            return self._room("panel", *right.t().shape).copy_(right.t()).t()
+        return self._room("panel", *right.shape).copy_(right)
 
     def _room(self, name: str, *shape: int) -> torch.Tensor:
         """A float32 matrix, whose memory is kept for the next product."""

@@ -164,10 +164,10 @@ def _by_prompt(config: RunConfig, materials: Materials, dataset: EncodedDataset,
     if asked.calibration:
         offsets = _offsets(materials, dataset, size)
         facts["calibration"] = "without the passage"
-    own = materials.scoring is not None and materials.scoring.reward is not None
+    scoring = materials.scoring
     values = evaluate(
         materials.model, dataset, materials.objective, collator, size, materials.metrics, materials.greedy,
-        offsets=offsets, reward=materials.scoring.mean if own else None,
+        offsets=offsets, reward=None if scoring is None or scoring.reward is None else scoring.mean,
     )  # fmt: skip
     return {**values, **facts}
 

@@ -57,9 +57,9 @@ class ObjectiveTrainer(RenamedWeights, Trainer):
 
     def compute_loss_context_manager(self) -> ExitStack:
         """As `Trainer.compute_loss_context_manager`; without gradients, 16-bit products are as quick as the processor can."""
-        stack = super().compute_loss_context_manager()
-        model: Any = self.model
-        stack.enter_context(wide_products(model.parameters()))
+        stack, model = super().compute_loss_context_manager(), self.model
+        if model is not None and not torch.is_grad_enabled():
+            stack.enter_context(wide_products(model.parameters()))
         return stack
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
