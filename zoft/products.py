@@ -9,13 +9,16 @@ once. What was measured is in docs/performance.md.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -27,32 +30,48 @@ LEAST_ROWS = 8  # of fewer, torch's own products are quicker
 LEAST = 1 << 19  # multiplications, below which a call costs more than it saves
 
 Dtypes = frozenset[torch.dtype]
-_inside: ContextVar[Dtypes] = ContextVar("slow dtypes of the passes that run here", default=frozenset())
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Forward passes that take products wide."""
+
+    slow: Dtypes = frozenset()
+    kept: dict[str, torch.Tensor] = field(default_factory=dict)  # memory of one product, for the next
+    thread: int = field(default_factory=threading.get_ident)
+
+
+_current: ContextVar[_Passes | None] = ContextVar("passes that take products wide", default=None)
 
 
 @contextmanager
 def wide_products(weights: Iterable[torch.Tensor]) -> Iterator[None]:
     """Forward passes inside take large 16-bit products in float32 where the processor has none of that type.
 
-    Nothing changes with gradients enabled, under autocast, on other devices or where no weight is of such a type.
+    Nothing changes with gradients enabled, under autocast, in what torch compiles or traces, on other devices, and where no
+    weight is of such a type. May be nested.
 
     Args:
         weights: those of the model.
     """
-    slow = slow_dtypes() if not _inside.get() else frozenset()
-    on_cpu = {weight.dtype for weight in weights if weight.device.type == "cpu"} if slow else set()
-    with _taken_wide(slow & on_cpu):
+    narrow = {weight.dtype for weight in weights if weight.dtype.itemsize == 2 and weight.device.type == "cpu"}
+    slow, outer = slow_dtypes() & narrow if narrow else frozenset(), _current.get()
+    if outer is not None and outer.thread == threading.get_ident():
+        slow -= outer.slow
+    with _taken_wide(_Passes(slow)):
         yield
 
 
 def wide_products_elsewhere() -> Callable[[], Any]:
-    """What holds in this thread, as a context for another one: torch's modes do not follow."""
-    slow = _inside.get()
-    return lambda: _taken_wide(slow)
+    """What holds in this thread, as a context for another one that runs in its turn: torch's modes do not follow."""
+    here = _current.get() or _Passes()
+    return lambda: _taken_wide(_Passes(here.slow, here.kept))
 
 
 def slow_dtypes() -> Dtypes:
     """The 16-bit types of which oneDNN, which makes torch's products on a CPU, has no products here."""
+    if not torch.backends.mkldnn.is_available():  # another library makes them
+        return frozenset()
     supported = {
         torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
@@ -61,50 +80,46 @@ def slow_dtypes() -> Dtypes:
 
 
 @contextmanager
-def _taken_wide(slow: Dtypes) -> Iterator[None]:
-    if not slow:
+def _taken_wide(passes: _Passes) -> Iterator[None]:
+    if not passes.slow:
         yield
         return
-    token = _inside.set(slow)
+    token = _current.set(passes)
     try:
-        with _Wide(slow):
+        with _Wide(passes):
             yield
     finally:
-        _inside.reset(token)
+        _current.reset(token)
 
 
 class _Wide(TorchFunctionMode):
     """Is shown every torch function that Python calls, and answers large products itself."""
 
-    def __init__(self, slow: Dtypes) -> None:
+    def __init__(self, passes: _Passes) -> None:
         super().__init__()
-        self._slow = slow
-        self._kept: dict[str, torch.Tensor] = {}
+        self._slow, self._kept = passes.slow, passes.kept
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
         product = _PRODUCTS.get(func)
-        if product is None or torch.is_grad_enabled():
+        if product is None or torch.is_grad_enabled() or _transformed():
             return func(*args, **kwargs)
         y = product(self, *args, **kwargs)
         return func(*args, **kwargs) if y is None else y
 
-    def takes(self, x: torch.Tensor, right: torch.Tensor, start: torch.Tensor | None = None) -> bool:
-        """Whether start + x @ right, [..., m, k] @ [..., k, n], is among the products that are slow."""
-        return (
-            all(
-                type(one) in (torch.Tensor, nn.Parameter) and one.dtype is x.dtype and one.device.type == "cpu"
-                for one in (x, right, *(() if start is None else (start,)))
-            )
-            and x.dtype in self._slow
-            and x.shape[-1] == right.shape[-2]
-            and x.shape[-2] >= LEAST_ROWS
-            and x.shape[-2] * right.shape[-2] * right.shape[-1] >= LEAST
-            and not torch.is_autocast_enabled("cpu")
-            and torch._C._functorch.maybe_current_level() is None  # pyright: ignore[reportAttributeAccessIssue]  # vmap: x is many
-        )
+    def plain(self, *tensors: Any) -> bool:
+        """Whether these are what torch multiplies slowly: dense matrices, or more of them, of one slow type."""
+        return all(
+            type(one) in (torch.Tensor, nn.Parameter)
+            and one.dtype in self._slow
+            and one.dtype is tensors[0].dtype
+            and one.device.type == "cpu"
+            and one.layout is torch.strided
+            and not one.is_nested
+            for one in tensors
+        ) and not torch.is_autocast_enabled("cpu")
 
     def onto(self, x: torch.Tensor, right: torch.Tensor, start: torch.Tensor | None, y: torch.Tensor) -> torch.Tensor:
         """y <- start + x @ right, rounded once.
@@ -144,72 +159,115 @@ class _Wide(TorchFunctionMode):
         kept = self._kept.get(name)
         if kept is None or kept.numel() < math.prod(shape):
             with torch.inference_mode(False):  # the next product may be outside of it
-                kept = self._kept[name] = torch.empty(math.prod(shape))
+                kept = self._kept[name] = torch.empty(math.prod(shape), dtype=torch.float32, device="cpu")
         return kept[: math.prod(shape)].view(shape)
 
 
-# Each answers None where torch's own is to be called. Names of arguments are torch's.
-def _linear(wide: _Wide, input: Any, weight: Any, bias: Any = None) -> torch.Tensor | None:
-    return _rows_times(wide, input, weight.t(), bias) if weight.ndim == 2 else None
+def _transformed() -> bool:
+    """Whether torch is not asked for numbers: it compiles, traces, maps over a dimension, or differentiates forwards."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+        or torch._C._functorch.maybe_current_level() is not None  # pyright: ignore[reportAttributeAccessIssue]
+        or forward_ad._current_level >= 0
+    )
 
 
-def _matmul(wide: _Wide, input: Any, other: Any, **rest: Any) -> torch.Tensor | None:
-    return _rows_times(wide, input, other, None) if input.ndim >= 2 and other.ndim == 2 and not rest else None
+def _large(m: int, right: torch.Tensor) -> bool:
+    """Whether the product of m rows with right, [..., k, n], is worth it."""
+    return m >= LEAST_ROWS and m * right.shape[-2] * right.shape[-1] >= LEAST
 
 
-def _rows_times(wide: _Wide, x: torch.Tensor, right: torch.Tensor, start: torch.Tensor | None) -> torch.Tensor | None:
-    flat = x.reshape(-1, x.shape[-1]) if x.numel() else x
-    if flat.ndim != 2 or not wide.takes(flat, right, start):
+# Each answers None where torch's own is to be called: for what is asked in another way, small or wrong. Names are torch's.
+def _linear(wide: _Wide, input: Any = None, weight: Any = None, bias: Any = None, **rest: Any) -> torch.Tensor | None:
+    if rest or not wide.plain(input, weight, *(() if bias is None else (bias,))) or weight.ndim != 2:
         return None
-    return wide.onto(flat, right, start, flat.new_empty(len(flat), right.shape[1])).view(*x.shape[:-1], -1)
+    return _rows_times(wide, input, weight.t(), bias) if bias is None or bias.ndim == 1 else None
 
 
-def _mm(wide: _Wide, input: Any, mat2: Any, *, out: Any = None, **rest: Any) -> torch.Tensor | None:
-    return None if rest or input.ndim != 2 or mat2.ndim != 2 else _sum_into(wide, None, input, mat2, out)
+def _matmul(wide: _Wide, input: Any = None, other: Any = None, **rest: Any) -> torch.Tensor | None:
+    if rest or not wide.plain(input, other) or other.ndim != 2:
+        return None
+    return _rows_times(wide, input, other, None)
+
+
+def _rows_times(wide: _Wide, x: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+    inner, n = right.shape
+    if x.ndim < 2 or x.shape[-1] != inner or (bias is not None and len(bias) not in (1, n)):
+        return None
+    if not _large(math.prod(x.shape[:-1]), right):
+        return None
+    y = x.new_empty(*x.shape[:-1], n)  # no view: whoever has it may write it
+    wide.onto(x.reshape(-1, inner), right, bias, y.view(-1, n))
+    return y
+
+
+def _mm(
+    wide: _Wide, input: Any = None, mat2: Any = None, *more: Any, out: Any = None, **rest: Any
+) -> torch.Tensor | None:
+    return None if more or rest or not wide.plain(input, mat2) else _into(wide, None, input, mat2, out)
 
 
 def _addmm(
-    wide: _Wide, input: Any, mat1: Any, mat2: Any, *, out: Any = None, beta: Any = 1, alpha: Any = 1, **rest: Any
+    wide: _Wide, input: Any = None, mat1: Any = None, mat2: Any = None, *more: Any, out: Any = None, **rest: Any
 ) -> torch.Tensor | None:
-    plain = not rest and beta == alpha == 1 and mat1.ndim == mat2.ndim == 2
-    return _sum_into(wide, input, mat1, mat2, out) if plain else None
-
-
-def _sum_into(wide: _Wide, start: Any, x: torch.Tensor, right: torch.Tensor, out: Any) -> torch.Tensor | None:
-    if not wide.takes(x, right, start):
+    factors = rest.pop("beta", 1), rest.pop("alpha", 1)
+    if more or rest or factors != (1, 1) or not wide.plain(input, mat1, mat2):
         return None
-    if out is None:
-        out = x.new_empty(len(x), right.shape[1])
-    elif out.dtype is not x.dtype or out.shape != (len(x), right.shape[1]):
+    return _into(wide, input, mat1, mat2, out)
+
+
+def _into(wide: _Wide, start: Any, x: torch.Tensor, right: torch.Tensor, out: Any) -> torch.Tensor | None:
+    if x.ndim != 2 or right.ndim != 2 or x.shape[1] != right.shape[0] or not _large(len(x), right):
+        return None
+    shape = (len(x), right.shape[1])
+    if start is not None and not _broadcasts(start, shape):
+        return None
+    out = x.new_empty(*shape) if out is None else out
+    others = (x, right) if start is None or out is start else (x, right, start)
+    if not wide.plain(out, x) or out.shape != shape or any(_shares(out, one) for one in others):
         return None
     return wide.onto(x, right, start, out)
 
 
-def _bmm(wide: _Wide, input: Any, mat2: Any, **rest: Any) -> torch.Tensor | None:
-    return None if rest else _members(wide, None, input, mat2)
+def _bmm(wide: _Wide, input: Any = None, mat2: Any = None, *more: Any, **rest: Any) -> torch.Tensor | None:
+    return None if more or rest or not wide.plain(input, mat2) else _members(wide, None, input, mat2)
 
 
-def _baddbmm(wide: _Wide, input: Any, batch1: Any, batch2: Any, **rest: Any) -> torch.Tensor | None:
-    return None if rest else _members(wide, input, batch1, batch2)
+def _baddbmm(
+    wide: _Wide, input: Any = None, batch1: Any = None, batch2: Any = None, *more: Any, **rest: Any
+) -> torch.Tensor | None:
+    return None if more or rest or not wide.plain(input, batch1, batch2) else _members(wide, input, batch1, batch2)
 
 
 def _members(wide: _Wide, start: torch.Tensor | None, x: torch.Tensor, right: torch.Tensor) -> torch.Tensor | None:
-    if x.ndim != 3 or right.ndim != 3 or len(x) != len(right) or not wide.takes(x, right, start):
+    if x.ndim != 3 or right.ndim != 3 or len(x) != len(right) or x.shape[2] != right.shape[1]:
         return None
-    y = x.new_empty(*x.shape[:2], right.shape[2])
+    shape = (*x.shape[:2], right.shape[2])
+    if not _large(x.shape[1], right) or (start is not None and not _broadcasts(start, shape)):
+        return None
+    y = x.new_empty(*shape)
     starts = [None] * len(x) if start is None else start.expand_as(y)
     for member in zip(x, right, starts, y, strict=True):
         wide.onto(*member)
     return y
 
 
+def _broadcasts(start: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    sizes = shape[len(shape) - start.ndim :] if start.ndim <= len(shape) else ()
+    return start.ndim <= len(shape) and all(a in (1, b) for a, b in zip(start.shape, sizes, strict=True))
+
+
+def _shares(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors lie in one block of memory."""
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+
+
 _PRODUCTS: Mapping[Any, Callable[..., torch.Tensor | None]] = {
     functional.linear: _linear,
-    torch.matmul: _matmul,
-    torch.Tensor.matmul: _matmul,
-    torch.Tensor.__matmul__: _matmul,
-    torch.mm: _mm,
-    torch.addmm: _addmm,
-    torch.bmm: _bmm,
-    torch.baddbmm: _baddbmm,
+    **dict.fromkeys((torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__), _matmul),
+    **dict.fromkeys((torch.mm, torch.Tensor.mm), _mm),
+    **dict.fromkeys((torch.addmm, torch.Tensor.addmm), _addmm),
+    **dict.fromkeys((torch.bmm, torch.Tensor.bmm), _bmm),
+    **dict.fromkeys((torch.baddbmm, torch.Tensor.baddbmm), _baddbmm),
 }

@@ -132,7 +132,7 @@ def test_an_evaluation_scores_the_reward_that_it_is_given(own: Path, arguments, 
     words = [f"model={own / 'out'}", f"reward={reward}", f"output={own / 'numbers.json'}"]
     assert zoft(["evaluate", *words]) == 0
     numbers, summary = (json.loads((own / name).read_text()) for name in ("numbers.json", "out/summary.json"))
-    print(numbers, summary)
+    assert zoft(["evaluate", *words, "linear_probe=true"]) == (2 if ":" in reward else 0)
     assert next(iter(numbers)) == summary["metric"] and numbers[summary["metric"]] == summary["after"]
 
 

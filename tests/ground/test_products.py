@@ -112,6 +112,20 @@ def test_all_else_is_left_to_torch(taken: list[tuple[int, ...]], monkeypatch: py
             functional.linear(x[:, :69], weight)
         with pytest.raises(RuntimeError, match="dtype"):
             functional.linear(x, weight, torch.zeros(30))
+        with pytest.raises(RuntimeError):
+            functional.linear(x, weight, torch.zeros(3, dtype=torch.bfloat16))
+        functional.linear(x.view(9, 5, 70), weight, torch.zeros(5, 30, dtype=torch.bfloat16))
+        functional.linear(torch.nested.nested_tensor([x, x[:20]]), weight)
+        torch.mm(x.to_sparse(), weight.t())
+        torch.matmul(x1=x, x2=weight.t())  # type: ignore[call-overload]
+        square = numbers(70, 70, dtype=torch.bfloat16)
+        with pytest.raises(RuntimeError, match="single memory location"):
+            torch.addmm(square.t(), square.clone(), square.clone(), out=square)
+        with torch.autograd.forward_ad.dual_level():
+            functional.linear(torch.autograd.forward_ad.make_dual(x, x), weight)
+        frozen = weight.detach()
+        traced = torch.jit.trace(lambda rows: functional.linear(rows, frozen), x)
+        assert traced(x[:20]).shape == (20, 30)
         monkeypatch.setattr(module, "LEAST", 45 * 70 * 30 + 1)
         functional.linear(x, weight)
     with torch.no_grad(), wide_products([weight.float()]):
@@ -127,6 +141,39 @@ def test_inside_and_outside_of_inference_mode_and_vmap(taken: list[tuple[int, ..
         assert torch.equal(functional.linear(x[0], weight), first) and len(taken) == 2
         each = torch.vmap(lambda rows: functional.linear(rows, weight))(x)
     assert len(taken) == 2 and each.shape == (3, 45, 30)
+
+
+def test_results_are_no_views_and_default_types_and_devices_change_nothing(taken: list[tuple[int, ...]]) -> None:
+    x, weight = numbers(9, 5, 70, dtype=torch.bfloat16), numbers(30, 70, dtype=torch.bfloat16)
+    with torch.no_grad(), wide_products([weight]), torch.device("meta"):
+        results = [functional.linear(x[0:8], weight), x[0:8] @ weight.t(), functional.linear(x[:, 0], weight)]
+    for y in results:
+        assert not y._is_view()
+        y += y.clone()
+    assert len(taken) == 3
+
+
+def test_a_model_that_is_compiled_is_compiled_as_it_is() -> None:
+    layer, graphs = nn.Linear(70, 30).bfloat16(), []
+
+    def backend(graph, inputs):
+        graphs.append(sum(node.op == "call_function" for node in graph.graph.nodes))
+        return graph.forward
+
+    compiled = torch.compile(layer, backend=backend)
+    with evaluation_mode(layer):
+        for rows in (45, 46, 47, 48):
+            assert compiled(numbers(rows, 70, dtype=torch.bfloat16)).shape == (rows, 30)
+    assert graphs == [1, 1]
+
+
+@pytest.mark.parametrize("available", [True, False])
+def test_which_types_are_slow_is_asked_of_onednn(available: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: available)
+    for name, slow in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        has = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
+        assert (slow in module.slow_dtypes()) is (available and not has)
 
 
 def test_nested_and_afterwards(taken: list[tuple[int, ...]]) -> None:
@@ -150,10 +197,28 @@ def test_in_another_thread(taken: list[tuple[int, ...]]) -> None:
 
     for expected in (1, 1):  # the second time outside of any
         with torch.no_grad(), wide_products([weight] if not taken else []):
-            thread = threading.Thread(target=work, args=(wide_products_elsewhere(),))
+            surroundings = wide_products_elsewhere()
+            thread = threading.Thread(target=work, args=(surroundings,))
             thread.start()
             thread.join()
         assert len(taken) == expected
+
+
+def test_threads_that_take_turns_share_their_memory() -> None:
+    x, weight = numbers(45, 70, dtype=torch.bfloat16), numbers(30, 70, dtype=torch.bfloat16)
+    rooms: list[set[int]] = []
+
+    def work(surroundings) -> None:
+        with torch.no_grad(), surroundings():
+            functional.linear(x, weight)
+            rooms.append({memory.data_ptr() for memory in module._current.get().kept.values()})  # type: ignore[union-attr]
+
+    with torch.no_grad(), wide_products([weight]):
+        for _ in range(2):
+            thread = threading.Thread(target=work, args=(wide_products_elsewhere(),))
+            thread.start()
+            thread.join()
+    assert rooms[0] == rooms[1] and len(rooms[0]) == 3
 
 
 @pytest.mark.parametrize("settings", [

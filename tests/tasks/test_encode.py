@@ -55,6 +55,9 @@ def test_characters_that_a_tokenizer_leaves_out_do_not_move_the_answer():
         (item,) = encode([Example(prompt, (" good", " bad"), 0, 1, passage=(0, 4))], tokenizer, 100)
         said = ["".join(tokenizer.convert_ids_to_tokens([row.ids[i] for i in row.answer])) for row in item.rows]
         assert said == [" good", " bad"]
+    (item,) = encode([Example("in 77 parts", (" good  ", " bad "), 0, 1)], tokenizer, 100)
+    said = ["".join(tokenizer.convert_ids_to_tokens([row.ids[i] for i in row.answer])) for row in item.rows]
+    assert said == [" good  ", " bad "]
 
 
 def test_labels_of_the_batch_are_the_answers_tokens(causal_tokenizer):

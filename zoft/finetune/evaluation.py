@@ -201,6 +201,10 @@ def _by_probe(materials: Materials, dataset: EncodedDataset, size: int) -> dict[
     task = materials.task
     if len(task.labels) < 2:
         raise UsageError(f"linear_probe needs a task with labels, and {task.name} has none")
+    if materials.scoring is not None and materials.scoring.reward is not None:
+        raise UsageError(
+            f"reward={materials.scoring.name} scores what the model answers, which linear_probe does not ask; leave one out"
+        )
 
     def seen(part: EncodedDataset) -> tuple[torch.Tensor, torch.Tensor]:
         return hidden_states(materials.model, part, materials.collator, size), torch.tensor([i.gold for i in part])

@@ -155,7 +155,7 @@ class _Encoder:
 
         A tokenizer without an unknown token leaves out characters that it does not know, and may not count them.
         """
-        if not text.spans or text.spans[-1][1] >= len((example.prompt + candidate).rstrip()):
+        if not text.spans or text.spans[-1][1] >= len(example.prompt + candidate):
             return len(example.prompt)
         (prompt,) = self._tokenised([example.prompt], example.special)
         return max(
