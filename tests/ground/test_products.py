@@ -124,7 +124,7 @@ def test_all_else_is_left_to_torch(taken: list[tuple[int, ...]], monkeypatch: py
         with torch.autograd.forward_ad.dual_level():
             functional.linear(torch.autograd.forward_ad.make_dual(x, x), weight)
         frozen = weight.detach()
-        traced = torch.jit.trace(lambda rows: functional.linear(rows, frozen), x)
+        traced = torch.jit.trace(lambda rows: functional.linear(rows, frozen), x, check_trace=False)
         assert traced(x[:20]).shape == (20, 30)
         monkeypatch.setattr(module, "LEAST", 45 * 70 * 30 + 1)
         functional.linear(x, weight)

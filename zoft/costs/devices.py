@@ -58,7 +58,7 @@ def _gpu(
 
 
 def _laptop() -> Device:
-    flops = MappingProxyType({"float32": 0.3 * TFLOP, "bfloat16": 0.3 * TFLOP, "float16": 0.1 * TFLOP})
+    flops = MappingProxyType({"float32": 0.3 * TFLOP, "bfloat16": 0.3 * TFLOP, "float16": 0.3 * TFLOP})
     source = "assumed: 8 cores with AVX2, two channels of memory, a disk of 1 GB/s"
     return Device(
         "laptop", 16 * GB, 40 * GB, flops, link=1 * GB, peers=1 * GB, launch=0.3e-3, displace=0.1e-3, signs=1.4,
