@@ -66,6 +66,7 @@ def part(rank: int, port: int, folder: Path, name: str) -> None:
 
     from zoft.models import load_model
 
+    torch.set_num_threads(1)  # a forked pool is of no use: made anew here, or the threads that load weights race for it
     ParallelismConfig._validate_accelerator = lambda *_: None  # accelerate wants devices for tensor parallelism
     PartialState(cpu=True)
     case = CASES[name]
