@@ -105,7 +105,7 @@ def table(found: Ratios) -> str:
             rival = f" ({figures['mezo_over_it']:.1f})" if "mezo_over_it" in figures else ""
             line.append(f"{figures['to_forwards']:.2f}{rival}" if figures else "")
         lines.append(line)
-    return "\n".join(f"| {' | '.join(line)} |".replace("|  |", "| |").replace("|  |", "| |") for line in lines)
+    return "\n".join("".join(f"| {cell} " if cell else "| " for cell in line) + "|" for line in lines)
 
 
 def main() -> int:

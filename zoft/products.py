@@ -254,8 +254,8 @@ def _members(wide: _Wide, start: torch.Tensor | None, x: torch.Tensor, right: to
 
 
 def _broadcasts(start: torch.Tensor, shape: tuple[int, ...]) -> bool:
-    sizes = shape[len(shape) - start.ndim :] if start.ndim <= len(shape) else ()
-    return start.ndim <= len(shape) and all(a in (1, b) for a, b in zip(start.shape, sizes, strict=True))
+    pairs = zip(reversed(start.shape), reversed(shape), strict=False)
+    return start.ndim <= len(shape) and all(a in (1, b) for a, b in pairs)
 
 
 def _shares(one: torch.Tensor, other: torch.Tensor) -> bool:

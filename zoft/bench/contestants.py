@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,7 +141,7 @@ class Contestants:
             if loss is not None:
                 return lambda: self._two(loss)
             if name == "forwards_torch":
-                return torch.no_grad()(lambda: [batch.full(model).mean().item() for _ in range(2)])
+                return lambda: self._two(batch.full, torch.no_grad())
         if name.startswith("mezo"):
             mezo = self._mezo = self._mezo or MeZO(copy.deepcopy(model), LR, eps=EPS)
             if name == "mezo_passes":
@@ -174,8 +175,10 @@ class Contestants:
         step = CapturedStep(optimizer, lambda given: Batch(given["ids"]).unpadded(model), ids)
         return lambda: step(ids)
 
-    def _two(self, loss: Callable[[nn.Module], torch.Tensor]) -> None:
-        with evaluation_mode(self._model):
+    def _two(
+        self, loss: Callable[[nn.Module], torch.Tensor], around: AbstractContextManager[object] | None = None
+    ) -> None:
+        with around or evaluation_mode(self._model):
             for _ in range(2):
                 loss(self._model).mean().item()
 

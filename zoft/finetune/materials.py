@@ -89,6 +89,21 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
         tokenizer = load_tokenizer(run.tokenizer or folder, architecture)
     task, splits = task_and_splits(run, architecture, tokenizer)
     task = _aimed(task, run, architecture)
+    if tuned and run.reward_temperature and not task.generates:
+        raise UsageError(
+            f"reward_temperature={run.reward_temperature:g} is that of written answers, and task {task.name} chooses among "
+            "candidates; leave it out"
+        )
+    new_head = architecture == "classifier" and not has_head(folder)
+    if run.pooling == "mean" and architecture != "classifier":
+        raise UsageError(
+            f"pooling=mean is for a classification head, but {folder} is a {architecture} model; leave it out"
+        )
+    if run.pooling == "mean" and new_head and tuned and run.tuning in ADAPTERS:
+        raise UsageError(
+            f"pooling=mean puts a layer on {folder}, without which the adapter of tuning={run.tuning} would be loaded"
+            "; set pooling=model, or tuning=full, head, last_k or bias, whose folders hold the whole model"
+        )
     with _download_said(run.model):
         model = load_model(
             folder,
@@ -99,17 +114,7 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
             quantization=run.quantization,
             sharding=run.sharding,
         )
-    new_head = architecture == "classifier" and not has_head(folder)
-    if run.pooling == "mean" and architecture != "classifier":
-        raise UsageError(
-            f"pooling=mean is for a classification head, but {folder} is a {architecture} model; leave it out"
-        )
     if run.pooling == "mean" and new_head:
-        if tuned and run.tuning in ADAPTERS:
-            raise UsageError(
-                f"pooling=mean puts a layer on {folder}, without which the adapter of tuning={run.tuning} would be loaded"
-                "; set pooling=model, or tuning=full, head, last_k or bias, whose folders hold the whole model"
-            )
         model = add_mean_layer(model)
     tied = model.config.tie_word_embeddings
     model = apply_tuning(model, run, tokenizer) if tuned else model
@@ -128,11 +133,6 @@ def gather_materials(run: RunSettings, tuned: bool = True) -> Materials:
     widest = Collator.of(max((train, dev, test), key=lambda part: part.max_candidates), tokenizer, length)
     greedy = Greedy(tokenizer, task.max_new_tokens, task.stop) if task.generates else None
     aim = objective(task.objective)
-    if tuned and run.reward_temperature and not task.generates:
-        raise UsageError(
-            f"reward_temperature={run.reward_temperature:g} is that of written answers, and task {task.name} chooses among "
-            "candidates; leave it out"
-        )
     scoring = None if run.reward is None else Scoring.of(run.reward, task.generates)
     return Materials(
         model,
